@@ -1,0 +1,79 @@
+"""What kronfx raises: one sentence a person can act on, one class a stage.
+
+Every message reads ``<stage>: <where>: <what was found>; needed <what>; <what to do>``, where
+``<where>`` names the site and its shape (``fc1 (120x400)``) whenever one is to blame.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class KronfxError(Exception):
+    """Base of every error kronfx raises on bad input.
+
+    ``where`` is the site (``"fc1 (120x400)"``) or ``""`` when no single layer is to blame; ``found``,
+    ``needed`` and ``remedy`` are the three clauses of the sentence.
+    """
+
+    stage: ClassVar[str] = "kronfx"
+
+    def __init__(self, where: str, found: str, needed: str, remedy: str) -> None:
+        super().__init__(where, found, needed, remedy)  # all of them in args: the error survives pickling
+        self.where, self.found, self.needed, self.remedy = where, found, needed, remedy
+
+    def __str__(self) -> str:
+        where = f" {self.where}:" if self.where else ""
+        return f"{self.stage}:{where} {self.found}; needed {self.needed}; {self.remedy}"
+
+
+class SolveError(KronfxError):
+    """The integer program was asked something that is no integer program."""
+
+    stage = "solve"
+
+
+class PlanError(KronfxError):
+    """A wish that no layer of the model can meet, or a plan that does not parse."""
+
+    stage = "plan"
+
+
+class GraphError(KronfxError):
+    """The whole-model graph could not be built."""
+
+    stage = "graph"
+
+
+class FactorizeError(KronfxError):
+    """The pass cannot rewrite this model by this plan."""
+
+    stage = "factorize"
+
+
+class TrainError(KronfxError):
+    """A training helper was given a model or an option it cannot work with."""
+
+    stage = "train"
+
+
+class FoldError(KronfxError):
+    """The reverse pass cannot fold these factors."""
+
+    stage = "fold"
+
+
+class ExportError(KronfxError):
+    """No ONNX file was written; the destination is as it was before."""
+
+    stage = "export"
+
+
+class VerificationError(ExportError):
+    """The exported graph does not compute what the model computes."""
+
+
+class InspectError(KronfxError):
+    """There is nothing here that kronfx can describe."""
+
+    stage = "inspect"

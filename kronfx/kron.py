@@ -1,0 +1,104 @@
+"""The algebra: ``W [m, n] = sum_i (S * A_i) kron B_i`` and what can be done without ever forming ``W``.
+
+``S [m1, n1]``, ``A [r, m1, n1]``, ``B [r, m2, n2]``, ``m = m1 m2``, ``n = n1 n2`` and
+``W[p m2 + q, j n2 + k] = S[p, j] sum_i A_i[p, j] B_i[q, k]`` (paper, Eq. 3): block ``(p, j)`` of ``W`` is an
+``m2 x n2`` tile, exactly zero where ``S[p, j] == 0``.
+
+``y = x W^T`` has three evaluations. Each is two matrix products on two *operands* that depend on the factors alone:
+``*_operands`` builds them, ``apply_*`` uses them. Training builds them at every call (they carry the gradient);
+deployment stores them. All leading axes of ``x [..., n]`` pass through, so no shape is ever read from a tensor and
+the same code traces symbolically, exports with dynamic axes and compiles without a graph break.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kronfx.records import KroneckerShape
+
+
+def shape_of(A: Tensor, B: Tensor) -> KroneckerShape:
+    """The shape that factors ``A [r, m1, n1]`` and ``B [r, m2, n2]`` spell."""
+    return KroneckerShape(A.shape[1], A.shape[2], B.shape[1], B.shape[2])
+
+
+def a_first_operands(S: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """``left [m1 r, n1]``, rows ordered ``(p, i)``, and ``right [r n2, m2]``, rows ordered ``(i, k)``."""
+    return (S * A).transpose(0, 1).flatten(0, 1), B.transpose(1, 2).flatten(0, 1)
+
+
+def apply_a_first(x: Tensor, left: Tensor, right: Tensor, shape: KroneckerShape, rank: int) -> Tensor:
+    """``x [..., n] -> y [..., m]``: mix the input blocks, then multiply each mixture by all ``B_i`` at once."""
+    blocks = x.unflatten(-1, (shape.n1, shape.n2))  # [..., n1, n2]
+    mixed = torch.matmul(left, blocks)  # [..., m1 r, n2]
+    rows = mixed.unflatten(-2, (shape.m1, rank)).flatten(-2)  # [..., m1, r n2]
+    return torch.matmul(rows, right).flatten(-2)
+
+
+def b_first_operands(S: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """``left [m1, n1 r]``, columns ordered ``(j, i)``, and ``right [n2, r m2]``, columns ordered ``(i, q)``."""
+    return (S * A).permute(1, 2, 0).flatten(1), B.flatten(0, 1).transpose(0, 1)
+
+
+def apply_b_first(x: Tensor, left: Tensor, right: Tensor, shape: KroneckerShape, rank: int) -> Tensor:
+    """``x [..., n] -> y [..., m]``: multiply every input block by all ``B_i`` at once, then mix the results."""
+    blocks = x.unflatten(-1, (shape.n1, shape.n2))  # [..., n1, n2]
+    tiles = torch.matmul(blocks, right)  # [..., n1, r m2]
+    rows = tiles.unflatten(-1, (rank, shape.m2)).flatten(-3, -2)  # [..., n1 r, m2]
+    return torch.matmul(left, rows).flatten(-2)
+
+
+def a_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """``x [..., n] -> x W^T [..., m]`` in ``r m1 n2 (n1 + m2)`` multiply-adds a row."""
+    return apply_a_first(x, *a_first_operands(S, A, B), shape_of(A, B), A.shape[0])
+
+
+def b_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """``x [..., n] -> x W^T [..., m]`` in ``r n1 m2 (n2 + m1)`` multiply-adds a row."""
+    return apply_b_first(x, *b_first_operands(S, A, B), shape_of(A, B), A.shape[0])
+
+
+def materialize(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """``W [m, n] = sum_i (S * A_i) kron B_i``, by one product ``[m1 n1, r] @ [r, m2 n2]``.
+
+    A zero of ``S`` zeroes its whole row of the left operand, so its block comes out exactly zero.
+    """
+    shape = shape_of(A, B)
+    tiles = torch.matmul((S * A).flatten(1).transpose(0, 1), B.flatten(1))  # [m1 n1, m2 n2]
+    grid = tiles.unflatten(1, shape.block).unflatten(0, (shape.m1, shape.n1))  # [m1, n1, m2, n2]
+    return grid.transpose(1, 2).reshape(shape.m, shape.n)
+
+
+def materialized(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """``x [..., n] -> x W^T [..., m]`` through the dense ``W``: ``m n (+ r m n / N)`` multiply-adds a row."""
+    return F.linear(x, materialize(S, A, B))
+
+
+def blocks_of(W: Tensor, shape: KroneckerShape) -> Tensor:
+    """The blocks of ``W [m, n]`` as ``[m1, n1, m2, n2]``, a view where ``W`` allows one."""
+    return W.unflatten(0, (shape.m1, shape.m2)).unflatten(-1, (shape.n1, shape.n2)).transpose(1, 2)
+
+
+def block_mask(W: Tensor, shape: KroneckerShape) -> Tensor:
+    """``[m1, n1]`` booleans: which blocks of ``W`` have a non-zero entry."""
+    return blocks_of(W, shape).ne(0).any(dim=-1).any(dim=-1)
+
+
+def nearest_factors(W: Tensor, shape: KroneckerShape, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``S, A, B`` of the rank-``r`` sum nearest to ``W [m, n]`` in the Frobenius norm.
+
+    ``S`` is the mask of the non-zero blocks; ``A`` and ``B`` share the singular values of the rearrangement
+    ``R(W) [m1 n1, m2 n2]`` evenly (Van Loan and Pitsianis 1993). At ``r = min(m1 n1, m2 n2)`` the sum is ``W``
+    itself, for any block-sparse ``W`` too, zero blocks exactly (paper, Proposition 1). Computed in float32 at
+    least; the results have ``W``'s dtype.
+    """
+    precise = W.detach().to(torch.promote_types(W.dtype, torch.float32))
+    R = blocks_of(precise, shape).reshape(shape.blocks, shape.m2 * shape.n2)
+    U, singular, Vh = torch.linalg.svd(R, full_matrices=False)
+    root = singular[:rank].sqrt()
+    A = (U[:, :rank] * root).transpose(0, 1).reshape(rank, shape.m1, shape.n1)
+    B = (root.unsqueeze(1) * Vh[:rank]).reshape(rank, shape.m2, shape.n2)
+    S = block_mask(precise, shape)
+    return S.to(W.dtype), A.to(W.dtype).contiguous(), B.to(W.dtype).contiguous()

@@ -1,0 +1,180 @@
+"""What a factored and a folded layer is, as a module.
+
+A Kronecker subgraph lives in one module, :class:`KroneckerLinear`, and a rewritten graph calls it. The subgraph could
+as well be spelled out node by node in its owner's graph, but then its site marks would be lost by pickling (fx retraces
+a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict`` keys would have no module to hang on.
+``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kronfx import kron
+from kronfx.records import Evaluation, KroneckerShape
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The trained factors of one site: ``S [m1, n1]``, ``A [r, m1, n1]``, ``B [r, m2, n2]`` (live, not copies)."""
+
+    S: Tensor
+    A: Tensor
+    B: Tensor
+
+    @property
+    def shape(self) -> KroneckerShape:
+        """``(m1, n1, m2, n2)``."""
+        return kron.shape_of(self.A, self.B)
+
+    @property
+    def rank(self) -> int:
+        """``r``: how many Kronecker products are summed."""
+        return self.A.shape[0]
+
+    def materialize(self) -> Tensor:
+        """``W [m, n] = sum_i (S * A_i) kron B_i``."""
+        return kron.materialize(self.S, self.A, self.B)
+
+
+class KroneckerLinear(nn.Module):
+    """``y [..., m] = x [..., n] W^T + bias`` with ``W = sum_i (S * A_i) kron B_i`` (paper, Eq. 3), never formed
+    unless the evaluation says so.
+
+    It answers ``weight``, ``in_features`` and ``out_features`` as the layer it replaces did; ``weight`` is computed
+    at each reading, so writing into it changes nothing.
+    """
+
+    def __init__(
+        self,
+        shape: KroneckerShape,
+        rank: int,
+        evaluation: Evaluation,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.rank, self.evaluation = shape, rank, evaluation
+        self.S = nn.Parameter(torch.empty(shape.m1, shape.n1, device=device, dtype=dtype))
+        self.A = nn.Parameter(torch.empty(rank, shape.m1, shape.n1, device=device, dtype=dtype))
+        self.B = nn.Parameter(torch.empty(rank, shape.m2, shape.n2, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(shape.m, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self, std: float | None = None) -> None:
+        """Draw ``S = 1``, ``A`` and ``B`` normal, such that every entry of ``W`` has standard deviation ``std``.
+
+        ``Var W = r Var A Var B``, so each factor gets ``std(A) = std(B) = sqrt(std) / r^(1/4)``: outputs have the
+        dense layer's variance at any shape and rank. The default is ``nn.Linear``'s own, ``1 / sqrt(3 n)``.
+        """
+        shape = self.shape
+        wanted = std if std is not None else 1 / math.sqrt(3 * shape.n)
+        factor = math.sqrt(wanted) / self.rank**0.25
+        nn.init.ones_(self.S)
+        nn.init.normal_(self.A, std=factor)
+        nn.init.normal_(self.B, std=factor)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -1 / math.sqrt(shape.n), 1 / math.sqrt(shape.n))
+
+    @torch.no_grad()
+    def set_nearest(self, W: Tensor) -> None:
+        """Set the factors to the nearest ones of ``W [m, n]``: exact at full rank (see ``kron.nearest_factors``)."""
+        for parameter, value in zip((self.S, self.A, self.B), kron.nearest_factors(W, self.shape, self.rank)):
+            parameter.copy_(value)
+
+    @property
+    def in_features(self) -> int:
+        """``n``."""
+        return self.shape.n
+
+    @property
+    def out_features(self) -> int:
+        """``m``."""
+        return self.shape.m
+
+    @property
+    def factors(self) -> Factors:
+        """The live factors as one value."""
+        return Factors(self.S, self.A, self.B)
+
+    @property
+    def weight(self) -> Tensor:
+        """``W [m, n]``, materialized now; differentiable with respect to the factors."""
+        return kron.materialize(self.S, self.A, self.B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [..., n] -> [..., m]`` by the chosen evaluation."""
+        if self.evaluation == "materialize":
+            return F.linear(x, self.weight, self.bias)
+        evaluate = kron.a_first if self.evaluation == "a_first" else kron.b_first
+        y = evaluate(x, self.S, self.A, self.B)
+        # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        """Shape, rank and evaluation, for ``print(model)``."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.shape}, "
+            f"rank={self.rank}, evaluation={self.evaluation}, bias={self.bias is not None}"
+        )
+
+
+class BlockSparseLinear(nn.Linear):
+    """A folded layer: an ordinary ``nn.Linear`` that knows its block grid.
+
+    The weight is stored dense, zero blocks and all: its ``state_dict`` is the original dense layer's, and torch's
+    dense product is the fastest one it has at these sizes. The export stores the surviving blocks only.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, shape: KroneckerShape) -> None:
+        super().__init__(shape.n, shape.m, bias=bias is not None, device="meta")
+        self.shape = shape
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+
+    def block_mask(self) -> Tensor:
+        """``[m1, n1]`` booleans: the blocks with a non-zero entry."""
+        return kron.block_mask(self.weight.detach(), self.shape)
+
+    def extra_repr(self) -> str:
+        """``nn.Linear``'s, with the block grid."""
+        return f"{super().extra_repr()}, blocks={self.shape}"
+
+
+def site_name(path: str) -> str:
+    """A site's name from the path of its weight or of its factored layer: ``"encoder.fc1.weight" -> "encoder.fc1"``."""
+    return path.removesuffix(".weight") or "weight"
+
+
+def kronecker_layers(model: nn.Module) -> dict[str, KroneckerLinear]:
+    """Every factored layer of a model by the name of its site."""
+    return {site_name(path): m for path, m in model.named_modules() if isinstance(m, KroneckerLinear)}
+
+
+def folded_layers(model: nn.Module) -> dict[str, BlockSparseLinear]:
+    """Every folded layer of a model by the name of its site."""
+    return {site_name(path): m for path, m in model.named_modules() if isinstance(m, BlockSparseLinear)}
+
+
+def factors(model: nn.Module) -> dict[str, Factors]:
+    """The factors of every factored layer, by the name of its site: live tensors, so an edit is an edit."""
+    return {name: layer.factors for name, layer in kronecker_layers(model).items()}
+
+
+def sparsity(model: nn.Module) -> tuple[int, int]:
+    """``(zero blocks, blocks)`` over all factored and folded layers, counted on ``W``'s exactly-zero blocks."""
+    zero = total = 0
+    for weight, shape in [
+        *((layer.weight.detach(), layer.shape) for layer in kronecker_layers(model).values()),
+        *((layer.weight.detach(), layer.shape) for layer in folded_layers(model).values()),
+    ]:
+        zero += shape.blocks - int(kron.block_mask(weight, shape).sum())
+        total += shape.blocks
+    return zero, total
