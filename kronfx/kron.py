@@ -8,6 +8,11 @@
 ``*_operands`` builds them, ``apply_*`` uses them. Training builds them at every call (they carry the gradient);
 deployment stores them. All leading axes of ``x [..., n]`` pass through, so no shape is ever read from a tensor and
 the same code traces symbolically, exports with dynamic axes and compiles without a graph break.
+
+While ``left`` carries a gradient, torch multiplies it, being two-dimensional, by copying the activations transposed. With
+a leading axis of 1 it does not: forward and backward of ``a_first`` and ``b_first`` then take 1.2 to 1.8 times less (four
+layers of 768 to 4096 features, ranks 1 and 4, 2 cores). The price is a temporary ``[N, m1 r, n1]`` (``[N, m1, n1 r]``) in
+the backward pass, so it is done only where that is no larger than the intermediate which is there anyway.
 """
 
 from __future__ import annotations
@@ -50,14 +55,20 @@ def apply_b_first(x: Tensor, left: Tensor, right: Tensor, shape: KroneckerShape,
     return torch.matmul(left, rows).flatten(-2)
 
 
-def a_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+def a_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape, rank: int) -> Tensor:
     """``x [..., n] -> x W^T [..., m]`` in ``r m1 n2 (n1 + m2)`` multiply-adds a row."""
-    return apply_a_first(x, *a_first_operands(S, A, B), shape_of(A, B), A.shape[0])
+    left, right = a_first_operands(S, A, B)
+    if shape.n1 > shape.n2:
+        return apply_a_first(x, left, right, shape, rank)
+    return apply_a_first(x.unsqueeze(0), left.unsqueeze(0), right, shape, rank).squeeze(0)
 
 
-def b_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+def b_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape, rank: int) -> Tensor:
     """``x [..., n] -> x W^T [..., m]`` in ``r n1 m2 (n2 + m1)`` multiply-adds a row."""
-    return apply_b_first(x, *b_first_operands(S, A, B), shape_of(A, B), A.shape[0])
+    left, right = b_first_operands(S, A, B)
+    if shape.m1 > shape.m2:
+        return apply_b_first(x, left, right, shape, rank)
+    return apply_b_first(x.unsqueeze(0), left.unsqueeze(0), right, shape, rank).squeeze(0)
 
 
 def materialize(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -65,10 +76,8 @@ def materialize(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
     A zero of ``S`` zeroes its whole row of the left operand, so its block comes out exactly zero.
     """
-    shape = shape_of(A, B)
-    tiles = torch.matmul((S * A).flatten(1).transpose(0, 1), B.flatten(1))  # [m1 n1, m2 n2]
-    grid = tiles.unflatten(1, shape.block).unflatten(0, (shape.m1, shape.n1))  # [m1, n1, m2, n2]
-    return grid.transpose(1, 2).reshape(shape.m, shape.n)
+    grid: Tensor = torch.einsum("ipj,iqk->pqjk", S * A, B)
+    return grid.flatten(2, 3).flatten(0, 1)
 
 
 def materialized(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -78,7 +87,7 @@ def materialized(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 def blocks_of(W: Tensor, shape: KroneckerShape) -> Tensor:
     """The blocks of ``W [m, n]`` as ``[m1, n1, m2, n2]``, a view where ``W`` allows one."""
-    return W.unflatten(0, (shape.m1, shape.m2)).unflatten(-1, (shape.n1, shape.n2)).transpose(1, 2)
+    return W.reshape(shape.m1, shape.m2, shape.n1, shape.n2).transpose(1, 2)
 
 
 def block_mask(W: Tensor, shape: KroneckerShape) -> Tensor:

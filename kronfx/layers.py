@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronfx import kron
+from kronfx.errors import KronfxError
 from kronfx.records import Evaluation, KroneckerShape
 
 
@@ -50,6 +51,8 @@ class KroneckerLinear(nn.Module):
     at each reading, so writing into it changes nothing.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         shape: KroneckerShape,
@@ -64,23 +67,23 @@ class KroneckerLinear(nn.Module):
         self.S = nn.Parameter(torch.empty(shape.m1, shape.n1, device=device, dtype=dtype))
         self.A = nn.Parameter(torch.empty(rank, shape.m1, shape.n1, device=device, dtype=dtype))
         self.B = nn.Parameter(torch.empty(rank, shape.m2, shape.n2, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(shape.m, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(shape.m, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_factors()
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -1 / math.sqrt(shape.n), 1 / math.sqrt(shape.n))
 
-    def reset_parameters(self, std: float | None = None) -> None:
+    def reset_factors(self, std: float | None = None) -> None:
         """Draw ``S = 1``, ``A`` and ``B`` normal, such that every entry of ``W`` has standard deviation ``std``.
 
         ``Var W = r Var A Var B``, so each factor gets ``std(A) = std(B) = sqrt(std) / r^(1/4)``: outputs have the
         dense layer's variance at any shape and rank. The default is ``nn.Linear``'s own, ``1 / sqrt(3 n)``.
         """
-        shape = self.shape
-        wanted = std if std is not None else 1 / math.sqrt(3 * shape.n)
-        factor = math.sqrt(wanted) / self.rank**0.25
+        factor = math.sqrt(1 / math.sqrt(3 * self.shape.n) if std is None else std) / self.rank**0.25
         nn.init.ones_(self.S)
         nn.init.normal_(self.A, std=factor)
         nn.init.normal_(self.B, std=factor)
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / math.sqrt(shape.n), 1 / math.sqrt(shape.n))
 
     @torch.no_grad()
     def set_nearest(self, W: Tensor) -> None:
@@ -108,12 +111,17 @@ class KroneckerLinear(nn.Module):
         """``W [m, n]``, materialized now; differentiable with respect to the factors."""
         return kron.materialize(self.S, self.A, self.B)
 
+    @torch.no_grad()
+    def zero_blocks(self) -> int:
+        """How many blocks of ``W`` are exactly zero."""
+        return self.shape.blocks - int(kron.block_mask(self.weight, self.shape).sum())
+
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., n] -> [..., m]`` by the chosen evaluation."""
         if self.evaluation == "materialize":
             return F.linear(x, self.weight, self.bias)
         evaluate = kron.a_first if self.evaluation == "a_first" else kron.b_first
-        y = evaluate(x, self.S, self.A, self.B)
+        y = evaluate(x, self.S, self.A, self.B, self.shape, self.rank)
         # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
@@ -139,9 +147,9 @@ class BlockSparseLinear(nn.Linear):
         if bias is not None:
             self.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
 
-    def block_mask(self) -> Tensor:
-        """``[m1, n1]`` booleans: the blocks with a non-zero entry."""
-        return kron.block_mask(self.weight.detach(), self.shape)
+    def zero_blocks(self) -> int:
+        """How many blocks of ``W`` are exactly zero."""
+        return self.shape.blocks - int(kron.block_mask(self.weight.detach(), self.shape).sum())
 
     def extra_repr(self) -> str:
         """``nn.Linear``'s, with the block grid."""
@@ -170,11 +178,19 @@ def factors(model: nn.Module) -> dict[str, Factors]:
 
 def sparsity(model: nn.Module) -> tuple[int, int]:
     """``(zero blocks, blocks)`` over all factored and folded layers, counted on ``W``'s exactly-zero blocks."""
-    zero = total = 0
-    for weight, shape in [
-        *((layer.weight.detach(), layer.shape) for layer in kronecker_layers(model).values()),
-        *((layer.weight.detach(), layer.shape) for layer in folded_layers(model).values()),
-    ]:
-        zero += shape.blocks - int(kron.block_mask(weight, shape).sum())
-        total += shape.blocks
-    return zero, total
+    layers: list[KroneckerLinear | BlockSparseLinear] = [
+        *kronecker_layers(model).values(),
+        *folded_layers(model).values(),
+    ]
+    return sum(layer.zero_blocks() for layer in layers), sum(layer.shape.blocks for layer in layers)
+
+
+def require_module(value: object, error: type[KronfxError]) -> None:
+    """Raise ``error`` where a model was asked for and something else came."""
+    if not isinstance(value, nn.Module):
+        raise error(
+            "",
+            f"a {type(value).__name__} where the model belongs",
+            "a torch.nn.Module",
+            "pass the model itself",
+        )

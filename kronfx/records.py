@@ -173,7 +173,18 @@ class Plan:
                 raise PlanError("", found, "the name of a chosen site", f"choose among {', '.join(known)}")
 
     def __str__(self) -> str:
-        headers = ("layer", "kind", "m x n", "blocks", "of", "rank", "evaluation", "dense", "factored", "share")
+        headers = (
+            "layer",
+            "kind",
+            "m x n",
+            "blocks",
+            "of",
+            "rank",
+            "evaluation",
+            "dense",
+            "factored",
+            "share",
+        )
         rows: list[tuple[object, ...]] = [
             (
                 c.site.name,

@@ -1,0 +1,40 @@
+"""kronfx: a torch.fx pass that rewrites the linear maps of any PyTorch model into Kronecker-factored subgraphs that
+train cheaply, and folds them back into block-sparse weights that run fast as plain ONNX.
+
+    import kronfx as kx
+
+    model = kx.factorize(model)                      # plan, rewrite; then train as ever
+    folded = kx.fold(model)                          # block-sparse weights
+    kx.export_onnx(folded, "model.onnx", example)    # verified in onnxruntime
+
+``kx.plan`` shows what would become of each layer, ``kx.inspect`` what has, ``kx.train`` makes blocks vanish.
+"""
+
+from kronfx import train
+from kronfx.api import export_onnx, factorize, plan
+from kronfx.deploy import ExportReport
+from kronfx.errors import KronfxError
+from kronfx.graph import fold, graph
+from kronfx.layers import Factors, factors
+from kronfx.records import KroneckerShape, Plan, Solution
+from kronfx.report import Report, inspect
+from kronfx.solver import solve
+
+__all__ = [
+    "ExportReport",
+    "Factors",
+    "KroneckerShape",
+    "KronfxError",
+    "Plan",
+    "Report",
+    "Solution",
+    "export_onnx",
+    "factorize",
+    "factors",
+    "fold",
+    "graph",
+    "inspect",
+    "plan",
+    "solve",
+    "train",
+]

@@ -1,0 +1,8 @@
+"""torch.fx lives here and nowhere else: sites are found, rewritten and folded back."""
+
+from kronfx.graph.discover import Discovery, Match, discover
+from kronfx.graph.factorize import Init, factorize
+from kronfx.graph.fold import fold, fold_sites
+from kronfx.graph.whole import graph
+
+__all__ = ["Discovery", "Init", "Match", "discover", "factorize", "fold", "fold_sites", "graph"]

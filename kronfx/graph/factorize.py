@@ -1,0 +1,221 @@
+"""The pass: canonical node -> Kronecker subgraph, for every choice of a plan.
+
+Two phases. First every factored layer is built, which reads the model and may fail; then the graphs are edited and the
+modules swapped, which may not: a model is rewritten whole or not at all, in place too.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, get_args
+
+import torch
+from torch import fx, nn
+
+from kronfx.errors import FactorizeError
+from kronfx.graph.discover import Match, discover
+from kronfx.graph.swap import swap
+from kronfx.layers import KroneckerLinear, kronecker_layers
+from kronfx.records import Choice, Plan
+
+Init = Literal["random", "nearest"]
+
+MARK = "kronfx"  # node.meta[MARK] is the name of the site a node belongs to
+MARK_CALL = "kronfx_call"  # and which of that site's calls, where a shared layer has several
+
+
+def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Module:
+    """The model with every chosen site rewritten to ``sum_i (S * A_i) kron B_i``.
+
+    ``init="random"`` draws factors whose ``W`` has the standard deviation of the weight they replace;
+    ``init="nearest"`` takes the nearest factors of that weight, exact at full rank. The input is left untouched
+    unless ``inplace``; either way use the returned module. Raises FactorizeError.
+    """
+    if init not in get_args(Init):
+        raise FactorizeError("", f"init={init!r}", "'random' or 'nearest'", "choose one of the two")
+    model = model if inplace else _copied(model)
+    chosen = _matched(model, plan)
+    layers = [_layer(match, choice, init) for match, choice in chosen]
+    replacements: dict[nn.Module, nn.Module] = {}
+    for (match, _), layer in zip(chosen, layers):
+        if match.is_whole_owner:
+            replacements[match.owner] = layer
+        else:
+            _rewrite(match, layer)
+            if match.graph is not match.owner:
+                replacements[match.owner] = match.graph
+    for graph in {match.graph for match, _ in chosen if not match.is_whole_owner}:
+        graph.graph.lint()
+        graph.recompile()
+    model = swap(model, replacements)
+    _mark_calls(model)
+    _check(model, plan)
+    return model
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise FactorizeError(
+            "",
+            f"a model that copy.deepcopy cannot copy ({error})",
+            "a model that copies",
+            "pass inplace=True",
+        ) from error
+
+
+def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, Choice]]:
+    """Each choice with its site in this model. Raises FactorizeError where the plan is for another model."""
+    found = {match.site.name: match for match in discover(model).matches}
+    remedy = "plan this very model with kronfx.plan(model)"
+    chosen = []
+    for choice in plan.choices:
+        match = found.get(choice.site.name)
+        if match is None:
+            known = ", ".join(found) or "none at all"
+            raise FactorizeError(
+                choice.site.label,
+                "the plan names a site that this model has not",
+                f"one of its sites ({known})",
+                remedy,
+            )
+        if (match.site.m, match.site.n) != (choice.site.m, choice.site.n):
+            raise FactorizeError(
+                choice.site.label,
+                f"this model's weight is {match.site.m}x{match.site.n}",
+                "the planned size",
+                remedy,
+            )
+        chosen.append((match, choice))
+        _check_choice(choice)
+    return chosen
+
+
+def _check_choice(choice: Choice) -> None:
+    """A plan is an editable value: what was edited must still be possible."""
+    shape, site = choice.shape, choice.site
+    if (shape.m, shape.n) != (site.m, site.n):
+        raise FactorizeError(
+            site.label,
+            f"the blocks {shape} give {shape.m}x{shape.n}",
+            "m1 m2 = m and n1 n2 = n",
+            "choose dividing blocks",
+        )
+    if not 1 <= choice.rank <= shape.max_rank:
+        raise FactorizeError(
+            site.label,
+            f"rank {choice.rank} with the blocks {shape}",
+            f"a rank from 1 to min(m1 n1, m2 n2) = {shape.max_rank}",
+            "lower the rank or change the block",
+        )
+
+
+def _layer(match: Match, choice: Choice, init: Init) -> KroneckerLinear:
+    """The factored layer of one site, its factors set, on the weight's device and of its dtype."""
+    W = match.weight
+    bias = match.bias if match.is_whole_owner else None
+    layer = KroneckerLinear(choice.shape, choice.rank, choice.evaluation, False, W.device, W.dtype)
+    layer.bias = bias  # the very parameter: optimizers and state_dict keys keep it
+    if init == "nearest":
+        _require_values(match, W)
+        layer.set_nearest(W)
+        _require_exact(match, choice, layer, W)
+    else:
+        layer.reset_factors(_spread(W))
+    for parameter in (layer.S, layer.A, layer.B):
+        parameter.requires_grad_(W.requires_grad)
+    return layer
+
+
+def _require_values(match: Match, W: torch.Tensor) -> None:
+    if W.is_meta:
+        raise FactorizeError(
+            match.site.label,
+            "a weight on the meta device",
+            "values to factor",
+            "load the weights first, or init='random'",
+        )
+    if not bool(torch.isfinite(W).all()):
+        raise FactorizeError(
+            match.site.label,
+            "NaN or infinite weights",
+            "finite values to factor",
+            "repair the checkpoint, or init='random'",
+        )
+
+
+def _require_exact(match: Match, choice: Choice, layer: KroneckerLinear, W: torch.Tensor) -> None:
+    """What the pass promises at full rank, it checks: the factors give the weight back."""
+    if choice.rank != choice.shape.max_rank:
+        return
+    error = torch.linalg.matrix_norm((layer.weight - W).detach().float())
+    bound = 64 * torch.finfo(W.dtype).eps * torch.linalg.matrix_norm(W.detach().float())
+    if error > bound:
+        raise FactorizeError(
+            match.site.label,
+            f"full-rank factors miss the weight by {float(error):.3g}",
+            f"at most {float(bound):.3g} (64 eps of {W.dtype})",
+            "report this weight as a bug",
+        )
+
+
+def _spread(W: torch.Tensor) -> float | None:
+    """The weight's own standard deviation, so a custom initialization is kept; None (the default's) where it has none."""
+    if W.is_meta or W.numel() < 2:
+        return None
+    std = float(W.detach().float().std())
+    return std if 0 < std < float("inf") else None
+
+
+def _rewrite(match: Match, layer: KroneckerLinear) -> None:
+    """Replace the canonical node by a call of the layer, which takes the weight's place under the weight's name.
+
+    A bias stays where and what it was: it is added after.
+    """
+    linear, graph = match.linear, match.graph.graph
+    target = str(linear.weight.target)
+    _remove_parameter(match.graph, target)
+    match.graph.add_submodule(target, layer)
+    with graph.inserting_after(linear.node):
+        call = graph.call_module(target, (linear.x,))
+    result = call
+    if linear.bias is not None:
+        with graph.inserting_after(call):
+            result = graph.call_function(torch.add, (call, linear.bias))
+    linear.node.replace_all_uses_with(result)
+    graph.erase_node(linear.node)
+    graph.erase_node(linear.weight)
+
+
+def _remove_parameter(root: nn.Module, target: str) -> None:
+    holder, _, name = target.rpartition(".")
+    delattr(root.get_submodule(holder), name)
+
+
+def _mark_calls(model: nn.Module) -> None:
+    """Give every node that calls a factored layer its site, in every graph of the model."""
+    names: dict[nn.Module, str] = {layer: name for name, layer in kronecker_layers(model).items()}
+    for module in model.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                if node.op == "call_module" and module.get_submodule(str(node.target)) in names:
+                    node.meta[MARK] = names[module.get_submodule(str(node.target))]
+
+
+def _check(model: nn.Module, plan: Plan) -> None:
+    """What the pass claims: every chosen site is a factored layer of the chosen shape, rank and evaluation."""
+    layers = kronecker_layers(model)
+    for choice in plan.choices:
+        layer = layers.get(choice.site.name)
+        if layer is None or (layer.shape, layer.rank, layer.evaluation) != (
+            choice.shape,
+            choice.rank,
+            choice.evaluation,
+        ):
+            raise FactorizeError(
+                choice.site.label,
+                f"after the pass the site holds {layer!r}",
+                f"{choice.shape} at rank {choice.rank}",
+                "report this model as a bug",
+            )

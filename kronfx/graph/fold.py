@@ -1,0 +1,126 @@
+"""The reverse pass: Kronecker subgraph -> block-sparse linear."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, fx, nn
+
+from kronfx import kron
+from kronfx.errors import FoldError
+from kronfx.graph.discover import attribute
+from kronfx.graph.factorize import MARK, MARK_CALL
+from kronfx.graph.swap import swap
+from kronfx.layers import BlockSparseLinear, Factors, folded_layers, kronecker_layers, require_module
+
+
+def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> nn.Module:
+    """Multiply the trained factors out into block-sparse weights ``W = sum_i (S * A_i) kron B_i``: the reverse pass.
+
+    Blocks with ``|S[p, j]| <= threshold`` become exactly zero; at ``threshold=0.0`` that is ``S == 0`` and the weight
+    is the trained one to the bit. Each factored layer becomes an ``nn.Linear`` that knows its block grid. The model
+    passed in is left untouched unless ``inplace=True``; folding a folded model changes nothing. Raises FoldError.
+    """
+    require_module(model, FoldError)
+    if not threshold >= 0:
+        raise FoldError("", f"threshold={threshold}", "a number of at least 0", "pass 0.0 to fold without pruning")
+    names = kronecker_layers(model).keys()
+    if not names and not folded_layers(model) and not any(subgraphs(g) for g in graphs(model)):
+        raise FoldError(
+            "",
+            "no factored layer in this model",
+            "a model that kronfx.factorize rewrote",
+            "factorize it first",
+        )
+    folded = fold_sites(model if inplace else copy.deepcopy(model), names, threshold)
+    for module in graphs(folded):
+        module.graph.eliminate_dead_code()  # what nobody uses must not hold on to factors that are about to go
+        for site, calls in subgraphs(module).items():
+            fold_subgraphs(module, site, calls, threshold)
+    return folded
+
+
+def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0) -> nn.Module:
+    """Fold the named sites of a model in place; returns it (or what takes its place, where it is a site itself)."""
+    chosen = {name: layer for name, layer in kronecker_layers(model).items() if name in names}
+    folded: dict[nn.Module, nn.Module] = {
+        layer: _folded(name, layer.factors, layer.bias, threshold) for name, layer in chosen.items()
+    }
+    return swap(model, folded)
+
+
+def _folded(name: str, factors: Factors, bias: Tensor | None, threshold: float) -> BlockSparseLinear:
+    shape = factors.shape
+    label = f"{name} ({shape.m}x{shape.n})"
+    if factors.S.is_meta:
+        raise FoldError(label, "factors on the meta device", "values to multiply out", "load the factors first")
+    S, A, B = factors.S.detach(), factors.A.detach(), factors.B.detach()
+    if not all(bool(torch.isfinite(factor).all()) for factor in (S, A, B)):
+        raise FoldError(label, "NaN or infinite factors", "finite factors", "train again from an earlier checkpoint")
+    W = kron.materialize(torch.where(S.abs() > threshold, S, 0), A, B)
+    return BlockSparseLinear(W.requires_grad_(factors.S.requires_grad), bias, shape)
+
+
+def graphs(model: nn.Module) -> list[fx.GraphModule]:
+    """Every GraphModule in a model, itself included."""
+    return [module for module in model.modules() if isinstance(module, fx.GraphModule)]
+
+
+def subgraphs(module: fx.GraphModule) -> dict[str, list[list[fx.Node]]]:
+    """The Kronecker subgraphs a graph spells out node by node, as ``kronfx.graph`` does: per site, one a call.
+
+    They are found by their marks; the ``get_attr`` nodes that calls of one site may share belong to none.
+    """
+    sites: dict[str, dict[object, list[fx.Node]]] = {}
+    for node in module.graph.nodes:
+        if MARK in node.meta and node.op not in ("call_module", "get_attr"):
+            calls = sites.setdefault(node.meta[MARK], {})
+            calls.setdefault(node.meta.get(MARK_CALL), []).append(node)
+    return {site: list(calls.values()) for site, calls in sites.items()}
+
+
+def fold_subgraphs(module: fx.GraphModule, site: str, calls: list[list[fx.Node]], threshold: float) -> None:
+    """Replace the subgraphs of one site by calls of its folded layer, which goes where the factors were.
+
+    What enters a subgraph from outside is the layer's input, and the one of its nodes that is used outside is the
+    output. Raises FoldError where a later transformation left no such subgraph.
+    """
+    targets = [str(n.target) for nodes in calls for n in _inputs(nodes) if n.op == "get_attr"]
+    read = {target.rpartition(".")[2]: target for target in targets}
+    if not {"S", "A", "B"} <= read.keys() or any(len(_entering(c)) != 1 or len(_leaving(c)) != 1 for c in calls):
+        raise FoldError(
+            site,
+            "a Kronecker subgraph that another pass has changed",
+            "one input, one output and S, A, B",
+            "fold the model before that pass, then take its graph",
+        )
+    values = {name: attribute(module, target) for name, target in read.items()}
+    layer = _folded(site, Factors(values["S"], values["A"], values["B"]), values.get("bias"), threshold)
+    holder = read["S"].rpartition(".")[0] or "folded"
+    module.add_submodule(holder, layer.train(module.training))
+    for nodes in calls:
+        (x,), (y,) = _entering(nodes), _leaving(nodes)
+        with module.graph.inserting_before(y):
+            call = module.graph.call_module(holder, (x,))
+        call.meta[MARK] = site
+        y.replace_all_uses_with(call)
+        for node in reversed(nodes):
+            module.graph.erase_node(node)
+    for node in [n for n in module.graph.nodes if n.op == "get_attr" and n.target in targets]:
+        module.graph.erase_node(node)
+    module.graph.lint()
+    module.recompile()
+
+
+def _inputs(nodes: list[fx.Node]) -> list[fx.Node]:
+    return list(dict.fromkeys(n for node in nodes for n in node.all_input_nodes if n not in nodes))
+
+
+def _entering(nodes: list[fx.Node]) -> list[fx.Node]:
+    return [n for n in _inputs(nodes) if n.op != "get_attr"]
+
+
+def _leaving(nodes: list[fx.Node]) -> list[fx.Node]:
+    return [node for node in nodes if any(user not in nodes for user in node.users)]

@@ -1,0 +1,105 @@
+"""The whole model as one graph, every Kronecker subgraph spelled out and marked with its site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from kronfx.errors import GraphError
+from kronfx.graph.factorize import MARK, MARK_CALL
+from kronfx.graph.modes import ModeConstant
+from kronfx.graph.trace import stopping_line
+from kronfx.layers import BlockSparseLinear, KroneckerLinear, site_name
+
+
+class _WholeTracer(fx.Tracer):
+    """Goes through everything but torch's own layers; marks what a factored or folded layer emits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site: str | None = None
+        self.calls = 0
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, KroneckerLinear):
+            return False
+        return isinstance(m, (ModeConstant, BlockSparseLinear)) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(m, (KroneckerLinear, BlockSparseLinear)):
+            return super().call_module(m, forward, args, kwargs)
+        self.site = site_name(self.path_of_module(m))
+        self.calls += 1
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        finally:
+            self.site = None
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        if self.site is not None and node.op not in ("placeholder", "output"):
+            node.meta |= {MARK: self.site, MARK_CALL: self.calls}
+        return node
+
+
+def graph(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
+    """One GraphModule of the model that shares its parameters; nodes of a Kronecker subgraph carry
+    ``node.meta["kronfx"]``, the name of their site.
+
+    Symbolic tracing is tried first. Where it stops and ``example_inputs`` (a tensor, a tuple or a dict) are given,
+    ``torch.export`` captures the model for inputs like these instead, in ATen operators. Raises GraphError, with the
+    line of the model's code that stops the trace, where neither works.
+    """
+    tracer = _WholeTracer()
+    try:
+        if isinstance(model, KroneckerLinear):
+            tracer.site = site_name("")
+        traced = fx.GraphModule(model, tracer.trace(model), class_name=type(model).__name__)
+    except Exception as error:
+        stopped = f"symbolic tracing stops at {stopping_line(error)}"
+        if example_inputs is None:
+            raise GraphError("", stopped, "a traceable forward", "pass example_inputs to use torch.export") from error
+        return _exported(model, example_inputs, stopped)
+    traced.graph.lint()
+    return traced
+
+
+def _exported(model: nn.Module, example_inputs: Any, stopped: str) -> fx.GraphModule:
+    args, kwargs = _call(example_inputs)
+    try:
+        exported = torch.export.export(model, args, kwargs, strict=False).module()
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise GraphError(
+            "",
+            f"{stopped}, and torch.export says: {reason}",
+            "a model that one of the two captures",
+            "look at its layers with kronfx.inspect instead",
+        ) from error
+    sites = _sites_by_any_path(model)
+    for node in exported.graph.nodes:
+        for call, _ in node.meta.get("nn_module_stack", {}).values():
+            path = call.partition("@")[0]  # torch.export numbers further calls of one module: "fc", "fc@1"
+            if path in sites:
+                node.meta |= {MARK: sites[path], MARK_CALL: call}
+    return exported
+
+
+def _sites_by_any_path(model: nn.Module) -> dict[str, str]:
+    """Every path to a rewritten layer, a shared one's further paths included -> the name of its site."""
+    first: dict[nn.Module, str] = {}
+    sites: dict[str, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, (KroneckerLinear, BlockSparseLinear)):
+            sites[path] = first.setdefault(module, site_name(path))
+    return sites
+
+
+def _call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, dict):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}

@@ -1,0 +1,90 @@
+"""``kronfx.inspect``: a plan, a dense, factored or folded model, or an ONNX file -> Report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from kronfx import deploy
+from kronfx.errors import InspectError
+from kronfx.graph import discover
+from kronfx.layers import BlockSparseLinear, folded_layers, kronecker_layers
+from kronfx.records import Plan
+from kronfx.report.report import Layer, Report
+
+
+def inspect(subject: nn.Module | Plan | str | os.PathLike[str]) -> Report:
+    """Look at a plan, a model (dense, factored, folded or mixed) or an ONNX file: one row a linear map.
+
+    Zero blocks are counted on ``W`` itself: the share of its blocks that are exactly zero. Raises InspectError.
+    """
+    if isinstance(subject, Plan):
+        return _of_plan(subject)
+    if isinstance(subject, nn.Module):
+        return _of_model(subject)
+    if isinstance(subject, (str, os.PathLike)):
+        return _of_onnx(Path(subject))
+    raise InspectError(
+        "",
+        f"a {type(subject).__name__}",
+        "a Plan, a torch.nn.Module or an ONNX file's path",
+        "pass one of these",
+    )
+
+
+def _of_plan(plan: Plan) -> Report:
+    layers = tuple(
+        Layer(c.site.name, "planned", c.site.m, c.site.n, c.shape.block, c.rank, c.evaluation, c.parameters)
+        for c in plan.choices
+    )
+    return Report("plan", layers, plan.refusals)
+
+
+def _of_model(model: nn.Module) -> Report:
+    factored = [
+        Layer(
+            name,
+            "factored",
+            layer.out_features,
+            layer.in_features,
+            layer.shape.block,
+            layer.rank,
+            layer.evaluation,
+            layer.shape.parameters(layer.rank),
+            layer.zero_blocks(),
+        )
+        for name, layer in kronecker_layers(model).items()
+    ]
+    folded = [
+        Layer(
+            name,
+            "folded",
+            layer.out_features,
+            layer.in_features,
+            layer.shape.block,
+            None,
+            "linear",
+            layer.weight.numel(),
+            layer.zero_blocks(),
+        )
+        for name, layer in folded_layers(model).items()
+    ]
+    found = discover(model)
+    dense = [
+        Layer(match.site.name, "dense", match.site.m, match.site.n, stored=match.site.parameters)
+        for match in found.matches
+        if not isinstance(match.owner, BlockSparseLinear)
+    ]
+    refusals = tuple(refusal for refusal in found.refusals if refusal.kind != "KroneckerLinear")
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Report(type(model).__name__, (*factored, *folded, *dense), refusals, parameters=trainable)
+
+
+def _of_onnx(path: Path) -> Report:
+    summary = deploy.read(path)
+    layers = tuple(
+        Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, e.bytes // 4, e.zero_blocks) for e in summary.layers
+    )
+    return Report(path.name, layers, bytes=summary.bytes)

@@ -1,0 +1,139 @@
+"""What a person looks at: one row a layer, the totals, and every weight left alone with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kronfx.errors import InspectError
+from kronfx.files import write
+from kronfx.records import Refusal, refusal_table
+from kronfx.report.html import page
+from kronfx.tables import percent, render
+
+HEADERS = (
+    "layer",
+    "state",
+    "m x n",
+    "blocks",
+    "of",
+    "rank",
+    "runs as",
+    "dense",
+    "stored",
+    "share",
+    "zero blocks",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One linear map: what it is now (``planned``, ``factored``, ``folded``, ``dense`` or ``onnx``), its block grid and
+    rank where it has them, how it runs, the entries of the dense weight, the entries stored now, and the exactly-zero
+    blocks of its ``W``."""
+
+    site: str
+    state: str
+    m: int
+    n: int
+    block: tuple[int, int] | None = None
+    rank: int | None = None
+    runs_as: str = "linear"
+    stored: int = 0
+    zero_blocks: int | None = None
+
+    @property
+    def dense(self) -> int:
+        """Entries of the dense weight."""
+        return self.m * self.n
+
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks the weight has."""
+        return None if self.block is None else self.dense // (self.block[0] * self.block[1])
+
+    def cells(self) -> tuple[object, ...]:
+        """The row under ``HEADERS``."""
+        grid = of = zero = None
+        if self.block is not None:
+            grid, of = (
+                f"{self.m // self.block[0]}x{self.n // self.block[1]}",
+                f"{self.block[0]}x{self.block[1]}",
+            )
+        if self.zero_blocks is not None and self.blocks is not None:
+            zero = f"{self.zero_blocks}/{self.blocks} {percent(self.zero_blocks, self.blocks)}"
+        size, share = f"{self.m}x{self.n}", percent(self.stored, self.dense)
+        return (
+            self.site,
+            self.state,
+            size,
+            grid,
+            of,
+            self.rank,
+            self.runs_as,
+            self.dense,
+            self.stored,
+            share,
+            zero,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ``kronfx.inspect`` found. Printed as text, shown by Jupyter, kept as a dict or an HTML page."""
+
+    title: str
+    layers: tuple[Layer, ...]
+    refusals: tuple[Refusal, ...] = ()
+    parameters: int | None = None
+    bytes: int | None = None
+
+    @property
+    def zero_blocks(self) -> int:
+        """Exactly-zero blocks over all layers that count them."""
+        return sum(layer.zero_blocks or 0 for layer in self.layers)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks over the same layers."""
+        return sum(layer.blocks or 0 for layer in self.layers if layer.zero_blocks is not None)
+
+    def summary(self) -> str:
+        """The title line: what it is and its totals."""
+        parts = [f"{self.title}: {len(self.layers)} linear maps"]
+        if self.parameters is not None:
+            parts.append(f"{self.parameters:,} trainable parameters")
+        if self.bytes is not None:
+            parts.append(f"{self.bytes:,} bytes")
+        if self.blocks:
+            parts.append(
+                f"{self.zero_blocks} of {self.blocks} blocks exactly zero ({percent(self.zero_blocks, self.blocks)})"
+            )
+        return ", ".join(parts)
+
+    def rows(self) -> Sequence[tuple[object, ...]]:
+        """One row a layer, under ``HEADERS``."""
+        return [layer.cells() for layer in self.layers]
+
+    def __str__(self) -> str:
+        text = render(self.summary(), HEADERS, self.rows()) if self.layers else self.summary()
+        return f"{text}\n\n{refusal_table(self.refusals)}" if self.refusals else text
+
+    def print(self) -> None:
+        """Print the report."""
+        print(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, JSON-ready."""
+        totals = {"zero_blocks": self.zero_blocks, "blocks": self.blocks}
+        layers = [{**asdict(layer), "blocks": layer.blocks} for layer in self.layers]
+        return {**asdict(self), "layers": layers, **totals}
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one self-contained HTML page; returns its path. Raises InspectError."""
+        return write(path, self._repr_html_().encode(), InspectError)
+
+    def _repr_html_(self) -> str:
+        return page(self.summary(), HEADERS, self.rows(), self.refusals)

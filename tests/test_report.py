@@ -1,0 +1,59 @@
+"""What a person looks at, at every point of the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import models
+import pytest
+import torch
+
+import kronfx as kx
+
+
+def test_a_report_at_every_point(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = models.lenet5()
+    plan = kx.plan(model, rank=2, block={"fc1": (8, 16), "fc2": (4, 8), "fc3": (2, 4)})
+    factored = kx.factorize(model, plan)
+    with torch.no_grad():
+        for factors in kx.factors(factored).values():
+            factors.S[0] = 0
+    folded = kx.fold(factored)
+    path = tmp_path / "lenet.onnx"
+    kx.export_onnx(folded, path, torch.randn(2, 1, 28, 28))
+    zero = 25 + 15 + 21  # the first row of blocks of each layer
+    for subject, state in (
+        (model, "dense"),
+        (plan, "planned"),
+        (factored, "factored"),
+        (folded, "folded"),
+        (path, "onnx"),
+    ):
+        report = kx.inspect(subject)
+        assert [layer.site for layer in report.layers] == ["fc1", "fc2", "fc3"]
+        assert {layer.state for layer in report.layers} == {state}
+        assert json.loads(json.dumps(report.to_dict()))["zero_blocks"] == report.zero_blocks
+        if state in ("factored", "folded", "onnx"):
+            assert (report.zero_blocks, report.blocks) == (zero, 795)
+            assert "61 of 795 blocks exactly zero (7.67%)" in str(report)
+    assert "conv2d" in str(kx.inspect(factored))
+    page = kx.inspect(folded).to_html(tmp_path / "report.html").read_text()
+    assert "<td>fc1</td>" in page
+    assert "conv2d" in page
+    assert kx.inspect(folded)._repr_html_() == page
+
+
+def test_html_is_escaped_and_written_whole(tmp_path: Path) -> None:
+    model = torch.nn.ModuleDict({"<b>": torch.nn.Linear(64, 64)})
+    assert "<b>" not in kx.inspect(model)._repr_html_()
+    with pytest.raises(kx.KronfxError, match="^inspect: cannot write"):
+        kx.inspect(model).to_html(tmp_path)
+
+
+def test_what_cannot_be_inspected_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(kx.KronfxError, match="^inspect: a int; needed a Plan"):
+        kx.inspect(3)  # type: ignore[arg-type]
+    with pytest.raises(kx.KronfxError, match="^inspect: .*missing.onnx"):
+        kx.inspect(tmp_path / "missing.onnx")
