@@ -1,7 +1,7 @@
 """The public verbs: each composes stages that do not know each other.
 
-``plan`` needs the sites that the graph stage finds and the shapes that the planner chooses, ``export_onnx`` folds before
-it deploys; the stages themselves never import one another, so this is the one place where they meet.
+``plan`` needs the sites that the graph stage finds and the shapes that the planner chooses, ``export_onnx`` folds
+before it deploys; the stages themselves never import one another, so this is the one place where they meet.
 """
 
 from __future__ import annotations

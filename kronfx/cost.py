@@ -1,8 +1,8 @@
 """Multiply-adds of the three evaluations: plain integers, no torch, so that the solver can ask too.
 
 A multiply-add is one multiplication and one addition (two FLOPs). Only matrix products are counted: the
-element-wise ``S * A`` costs ``r m1 n1``, whatever the number of rows, and is left out, as torch's FLOP counter does. (At
-rank 1 torch forms ``W`` by an element-wise product too, and counts nothing for it; here it is still ``m n``.)
+element-wise ``S * A`` costs ``r m1 n1``, whatever the number of rows, and is left out, as torch's FLOP counter does.
+(At rank 1 torch forms ``W`` by an element-wise product too, and counts nothing for it; here it is still ``m n``.)
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,7 +119,7 @@ class Twice(nn.Module):
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers of these widths with ReLU in between."""
     layers: list[nn.Module] = []
-    for n, m in zip(widths, widths[1:]):
+    for n, m in pairwise(widths):
         layers += [nn.Linear(n, m), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 
 import models
 import pytest
@@ -125,7 +126,7 @@ class Unseen(nn.Module):
 
     def __init__(self, widths: list[int]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -258,9 +259,9 @@ def test_bad_input_is_a_sentence() -> None:
         kx.KronfxError, match=r"^factorize: first \(53x37\): the plan names a site .*; needed .*; plan this"
     ):
         kx.factorize(models.Shared(), plan)
+    other = models.Odd()
+    other.first = nn.Linear(38, 53)
     with pytest.raises(kx.KronfxError, match="this model's weight is 53x38; needed the planned size"):
-        other = models.Odd()
-        other.first = nn.Linear(38, 53)
         kx.factorize(other, plan)
     with pytest.raises(kx.KronfxError, match="a Linear where the model belongs|a str where the model belongs"):
         kx.factorize("model")  # type: ignore[arg-type]

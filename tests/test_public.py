@@ -7,8 +7,8 @@ import inspect
 import kronfx as kx
 
 PUBLIC = {
-    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Report", "Solution", "export_onnx", "factorize",
-    "factors", "fold", "graph", "inspect", "plan", "solve", "train",
+    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Report", "Solution", "export_onnx",
+    "factorize", "factors", "fold", "graph", "inspect", "plan", "solve", "train",
 }  # fmt: skip
 
 

@@ -161,7 +161,7 @@ def _require_exact(match: Match, choice: Choice, layer: KroneckerLinear, W: torc
 
 
 def _spread(W: torch.Tensor) -> float | None:
-    """The weight's own standard deviation, so a custom initialization is kept; None (the default's) where it has none."""
+    """The weight's standard deviation, so that a custom initialization is kept; None where it has none."""
     if W.is_meta or W.numel() < 2:
         return None
     std = float(W.detach().float().std())

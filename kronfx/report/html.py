@@ -23,7 +23,8 @@ _PAGE = Environment(autoescape=True).from_string("""<!doctype html>
 {% endfor %}</tbody></table>{% endif %}
 {% if refusals %}<h2>left alone: {{ refusals | length }}</h2>
 <table><thead><tr><th>weight</th><th>kind</th><th>dims</th><th>reason</th></tr></thead><tbody>
-{% for r in refusals %}<tr><td>{{ r.site }}</td><td>{{ r.kind }}</td><td>{{ r.dims | join("x") }}</td><td>{{ r.reason }}</td></tr>
+{% for r in refusals %}<tr><td>{{ r.site }}</td><td>{{ r.kind }}</td><td>{{ r.dims | join("x") }}</td>
+<td>{{ r.reason }}</td></tr>
 {% endfor %}</tbody></table>{% endif %}
 </body></html>
 """)

@@ -1,0 +1,78 @@
+"""From a torch model to an ONNX graph, by torch's own exporter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from kronfx.deploy.inputs import Inputs
+from kronfx.deploy.quiet import silence
+from kronfx.errors import ExportError
+
+
+def trace(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model:
+    """The model's graph with a dynamic batch, or with the user's ``dynamic_shapes``. Raises ExportError."""
+    if dynamic_shapes is not None:
+        return _exported(model, inputs, dynamic_shapes)
+    # torch takes an axis of length 1 for a constant, so an example of one row is shown as two.
+    shown = inputs.at_batch(2) if inputs.batch == 1 else inputs
+    try:
+        graph = _exported(model, shown, shown.dynamic_batch(model))
+    except ExportError as error:
+        if _exports_with_fixed_batch(model, shown):
+            raise _fixed_batch(error.found) from error
+        raise
+    for value, tensor in zip(graph.graph.inputs, shown.tensors, strict=False):
+        if shown.is_batched(tensor) and value.shape is not None and isinstance(value.shape[0], int):
+            raise _fixed_batch(f"torch.export fixed the batch of {value.name} at {value.shape[0]}")
+    return graph
+
+
+def _exported(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model:
+    try:
+        with silence():
+            program = torch.onnx.export(
+                model,
+                inputs.args,
+                kwargs=inputs.kwargs,
+                dynamic_shapes=dynamic_shapes,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # torch documents no common class for what a model can do wrong here
+        found = f"torch.onnx.export failed: {reason(error)}"
+        remedy = "make torch.export.export(model.eval(), ...) pass first"
+        raise ExportError("", found, "a model that torch.export can capture", remedy) from error
+    if program is None:
+        raise ExportError("", "torch.onnx.export gave no program", "its result", "update torch")
+    return program.model
+
+
+def _exports_with_fixed_batch(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        with silence():
+            torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
+    except Exception:  # whatever it is, the batch is not to blame
+        return False
+    return True
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what lies at the bottom of a chain of exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip(':')}" if lines else type(error).__name__
+
+
+def _fixed_batch(found: str) -> ExportError:
+    return ExportError(
+        "",
+        f"the model cannot take every batch size ({found})",
+        "a model whose computation does not depend on the number of rows",
+        "pass dynamic_shapes={} to fix all sizes at the example's, or name the axes that can vary, as in "
+        "dynamic_shapes={'x': {0: 'batch'}} for a forward(self, x)",
+    )

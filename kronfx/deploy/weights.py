@@ -1,0 +1,87 @@
+"""Which constant of an exported graph is which tensor of the model.
+
+The exporter renames, transposes, merges and rescales weights (a linear layer followed by a batch norm is
+fused), so they are looked up by value, and where that fails by their pattern of zero blocks. A wrong guess
+could only mislabel a row of the report: what is stored is always computed from the constant itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from kronfx.deploy.storage import survivors
+from kronfx.records import KroneckerShape
+
+_Key = tuple[tuple[int, ...], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An initializer that is a matrix ``[m, n]`` of the model, or its transpose ``[n, m]``."""
+
+    value: ir.Value
+    transposed: bool
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The constant, turned to ``[m, n]``."""
+        stored = tensor_of(self.value).numpy()
+        return stored.T if self.transposed else stored
+
+
+class Weights:
+    """The two-dimensional floating constants of a graph."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.matrices = [value for value in graph.initializers.values() if _is_matrix(value)]
+        self._by_value: dict[_Key, list[ir.Value]] = {}
+        for value in self.matrices:
+            tensor = tensor_of(value)
+            self._by_value.setdefault(_key(tuple(tensor.shape.numpy()), tensor.tobytes()), []).append(value)
+
+    def equal(self, matrix: Tensor) -> list[Match]:
+        """Every constant that holds ``matrix [m, n]`` or its transpose, bit by bit."""
+        matrix = matrix.detach().cpu()
+        upright = [Match(value, False) for value in self._by_value.get(_tensor_key(matrix), [])]
+        turned = [Match(value, True) for value in self._by_value.get(_tensor_key(matrix.T), [])]
+        taken = {match.value for match in upright}
+        return upright + [match for match in turned if match.value not in taken]
+
+    def alike(self, mask: np.ndarray[Any, Any], shape: KroneckerShape) -> Iterator[Match]:
+        """Every constant of this shape whose zero blocks are exactly those of ``mask [m1, n1]``."""
+        for value in self.matrices:
+            for transposed, dims in ((False, (shape.m, shape.n)), (True, (shape.n, shape.m))):
+                match = Match(value, transposed)
+                if tuple(tensor_of(value).shape.numpy()) != dims:
+                    continue
+                if np.array_equal(survivors(match.array, shape).mask, mask):
+                    yield match
+
+
+def tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    """The constant of an initializer; the exporter leaves none without."""
+    if value.const_value is None:
+        raise ValueError(f"initializer {value.name} holds no value")
+    return value.const_value
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
+
+
+def _tensor_key(matrix: Tensor) -> _Key:
+    flat = matrix.contiguous().flatten().view(torch.uint8)
+    return _key(tuple(matrix.shape), flat.numpy().tobytes())
+
+
+def _key(dims: tuple[int, ...], content: bytes) -> _Key:
+    return dims, hashlib.blake2b(content, digest_size=16).digest()

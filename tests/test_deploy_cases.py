@@ -1,0 +1,92 @@
+"""Models and figures that the tests of the deployment stage share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from kronfx.layers import BlockSparseLinear, KroneckerLinear
+from kronfx.records import Evaluation, KroneckerShape
+
+
+def folded(
+    m: int, n: int, block: tuple[int, int], zero: float = 0.9, seed: int = 0, bias: bool = True
+) -> BlockSparseLinear:
+    """A folded layer with the given share of its blocks exactly zero."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = KroneckerShape(m // block[0], n // block[1], *block)
+    keep = torch.zeros(shape.blocks)
+    keep[torch.randperm(shape.blocks, generator=generator)[: round(shape.blocks * (1 - zero))]] = 1
+    mask = torch.kron(keep.reshape(shape.m1, shape.n1), torch.ones(block))
+    weight = torch.randn(m, n, generator=generator) / n**0.5 * mask
+    return BlockSparseLinear(weight, torch.randn(m, generator=generator) if bias else None, shape)
+
+
+def factored(shape: tuple[int, int, int, int], rank: int, evaluation: Evaluation, bias: bool = True) -> KroneckerLinear:
+    """A factored layer of shape ``(m1, n1, m2, n2)`` with one zero row of blocks."""
+    layer = KroneckerLinear(KroneckerShape(*shape), rank, evaluation, bias)
+    with torch.no_grad():
+        layer.S[0] = 0
+    return layer
+
+
+class LeNet(nn.Module):
+    """LeNet-5 with its three linear layers folded to small blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        self.fc1 = folded(120, 400, (8, 16), seed=1)
+        self.fc2 = folded(84, 120, (4, 8), seed=2)
+        self.fc3 = folded(10, 84, (2, 4), seed=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc3(self.fc2(self.fc1(self.features(x)).relu()).relu())
+
+
+def mlp() -> nn.Sequential:
+    """512-1024-1024-10, the two large layers folded to 32x32 blocks."""
+    first, second = folded(1024, 512, (32, 32), seed=1), folded(1024, 1024, (32, 32), seed=2)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(1024, 10))
+
+
+def needed_bytes(model: nn.Module) -> int:
+    """Entries that a file cannot do without: those of surviving blocks and of everything that is not folded."""
+    sparse = [layer for layer in model.modules() if isinstance(layer, BlockSparseLinear)]
+    ids = {id(layer.weight) for layer in sparse}
+    rest = sum(p.nbytes for p in model.parameters() if id(p) not in ids)
+    return rest + sum((layer.shape.blocks - layer.zero_blocks()) * block_bytes(layer) for layer in sparse)
+
+
+def block_bytes(layer: BlockSparseLinear) -> int:
+    m2, n2 = layer.shape.block
+    return m2 * n2 * layer.weight.element_size()
+
+
+def run(path: Path, *inputs: Tensor) -> list[np.ndarray]:
+    """Outputs of a file in stock onnxruntime, inputs by position."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
+
+
+def runtime_ops(path: Path, folder: Path) -> list[str]:
+    """The operators left to run once onnxruntime has loaded the file at its default level, shape-only ones included."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]

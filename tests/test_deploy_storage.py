@@ -1,0 +1,110 @@
+"""Storage of surviving blocks, against the dense weight itself: by ONNX's reference evaluator and by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
+from test_deploy_cases import runtime_ops
+
+from kronfx.deploy.storage import store, survivors
+from kronfx.records import KroneckerShape
+
+dims = st.integers(1, 6)
+shapes = st.builds(KroneckerShape, dims, dims, dims, dims)
+
+
+def block_sparse(shape: KroneckerShape, zero: float, dtype: type = np.float32, seed: int = 0) -> np.ndarray:
+    """``W [m, n]`` with a random share of zero blocks, by ``np.kron``."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((shape.m1, shape.n1)) >= zero
+    return (rng.standard_normal((shape.m, shape.n)) * np.kron(mask, np.ones(shape.block))).astype(dtype)
+
+
+def stored(W: np.ndarray, shape: KroneckerShape, consumers: dict[str, bool]) -> ir.Model:
+    """A graph whose outputs are copies of ``W`` (or ``W^T`` where the consumer wants it turned), after storage."""
+    weights, nodes = [], []
+    for name, turned in consumers.items():
+        array = np.ascontiguousarray(W.T if turned else W)
+        weights.append(ir.Value(name=f"w_{name}", const_value=ir.tensor(array)))
+        nodes.append(ir.node("Identity", [weights[-1]]))
+        nodes[-1].outputs[0].name = name
+        nodes[-1].outputs[0].type = ir.TensorType(ir.tensor(array).dtype)
+        nodes[-1].outputs[0].shape = ir.Shape(array.shape)
+    outputs = [node.outputs[0] for node in nodes]
+    graph = ir.Graph([], outputs, nodes=nodes, initializers=weights, opset_imports={"": 18}, name="g")
+    turned_ones = [w for w, turned in zip(weights, consumers.values(), strict=True) if turned]
+    store(graph, "site", survivors(W, shape), [w for w in weights if w not in turned_ones], turned_ones)
+    return ir.Model(graph, ir_version=10)
+
+
+def evaluate(model: ir.Model) -> list[np.ndarray]:
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return ReferenceEvaluator(proto).run(None, {})
+
+
+@given(shapes, st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.booleans(), st.sampled_from([np.float16, np.float32, float]))
+def test_the_nodes_rebuild_the_weight_bit_by_bit(shape: KroneckerShape, zero: float, turned: bool, dtype: type) -> None:
+    W = block_sparse(shape, zero, dtype)
+    (rebuilt,) = evaluate(stored(W, shape, {"w": turned}))
+    np.testing.assert_array_equal(rebuilt, W.T if turned else W, strict=True)
+
+
+@given(shapes, st.sampled_from([0.0, 0.5, 1.0]))
+def test_only_surviving_blocks_are_kept(shape: KroneckerShape, zero: float) -> None:
+    W = block_sparse(shape, zero)
+    kept = survivors(W, shape)
+    alive = [
+        W[p * shape.m2 : (p + 1) * shape.m2, j * shape.n2 : (j + 1) * shape.n2]
+        for p in range(shape.m1)
+        for j in range(shape.n1)
+        if W[p * shape.m2 : (p + 1) * shape.m2, j * shape.n2 : (j + 1) * shape.n2].any()
+    ]
+    assert kept.zero_blocks == shape.blocks - len(alive)
+    np.testing.assert_array_equal(kept.blocks, np.array(alive, np.float32).reshape(-1, *shape.block))
+    assert kept.bytes == W.itemsize * shape.m2 * shape.n2 * len(alive) + len(alive)  # one byte a gap
+
+
+@pytest.mark.parametrize(
+    ("n1", "position", "kind"),
+    [(256, 255, np.uint8), (257, 256, np.uint16), (65536, 65535, np.uint16), (65537, 65536, np.int32)],
+)
+def test_gaps_take_the_smallest_type_that_holds_them(n1: int, position: int, kind: type) -> None:
+    shape = KroneckerShape(1, n1, 2, 1)
+    W = np.zeros((2, n1), np.float32)
+    W[:, position] = 3, -4
+    assert survivors(W, shape).gaps.dtype == kind
+    (rebuilt,) = evaluate(stored(W, shape, {"w": False}))
+    np.testing.assert_array_equal(rebuilt, W)
+
+
+def test_both_orientations_share_one_set_of_blocks() -> None:
+    shape = KroneckerShape(4, 6, 3, 2)
+    W = block_sparse(shape, 0.5)
+    model = stored(W, shape, {"up": False, "turned": True, "again": False})
+    for rebuilt, wanted in zip(evaluate(model), (W, W.T, W), strict=True):
+        np.testing.assert_array_equal(rebuilt, wanted)
+    floats = [v for v in model.graph.initializers.values() if v.const_value.dtype == ir.DataType.FLOAT]
+    assert [value.name for value in floats] == ["site/blocks"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("zero", [0.5, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_onnxruntime_folds_it_all_when_it_loads(tmp_path: Path, dtype: type, zero: float, turned: bool) -> None:
+    shape = KroneckerShape(5, 7, 4, 3)
+    W = block_sparse(shape, zero, dtype)
+    model = stored(W, shape, {"w": turned})
+    path = tmp_path / "w.onnx"
+    ir.save(model, path)
+    assert runtime_ops(path, tmp_path) in ([], ["Identity"])
+    (rebuilt,) = onnxruntime.InferenceSession(str(path)).run(None, {})
+    np.testing.assert_array_equal(rebuilt, W.T if turned else W)

@@ -1,0 +1,41 @@
+"""The README is run, not believed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    (source,), (printed,) = blocks("python"), blocks("text")
+    assert run("-c", source, cwd=tmp_path).strip() == printed.strip()
+
+
+def test_the_commands_are_the_two() -> None:
+    assert [block.strip() for block in blocks("bash")[:2]] == [
+        'pip install -e ".[examples]" && python examples/quickstart.py',
+        'pip install -e ".[test]" && python -m pytest',
+    ]
+
+
+def test_the_quickstart_runs_and_shows_the_whole_path(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples" / "quickstart.py"), "--out", "digits.onnx", cwd=tmp_path)
+    assert (tmp_path / "digits.onnx").exists()
+    for row in ("dense", "factored", "folded", "ONNX"):
+        assert re.search(rf"^\W*{row} .*%", printed, re.MULTILINE), row
+    assert "verified in onnxruntime, batch sizes 1, 7, 256" in printed
