@@ -30,6 +30,7 @@ class PlanOptions(TypedDict, total=False):
     include: Names
     exclude: Names
     rows: int
+    untie: bool
 
 
 def plan(
@@ -40,6 +41,7 @@ def plan(
     include: Names = None,
     exclude: Names = None,
     rows: int = 512,
+    untie: bool = False,
 ) -> records.Plan:
     """Choose what every linear map ``W [m, n]`` of a model becomes: a block shape, a rank and an evaluation.
 
@@ -48,12 +50,13 @@ def plan(
     - ``block``: ``(m2, n2)``, output rows first, or a mapping from names or globs to such pairs; where none is given,
       the integer program chooses the shape with the fewest parameters (paper, Eq. 5, at the wished rank).
     - ``include``, ``exclude``: names or globs of the sites to rewrite or to leave alone.
+    - ``untie``: also rewrite a weight that several modules share; it becomes one weight each.
     - ``rows``: the number of rows of ``x`` to expect (batch times sequence); it decides the evaluation.
 
     No value of the model is touched. Raises PlanError.
     """
     require_module(model, PlanError)
-    found = graph_stage.discover(model)
+    found = graph_stage.discover(model, untie)
     return plan_sites(found.sites, found.refusals, rank=rank, block=block, include=include, exclude=exclude, rows=rows)
 
 

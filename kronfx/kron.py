@@ -17,16 +17,20 @@ n1 r]``) in the backward pass, so it is done only where that is no larger than t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kronfx.records import KroneckerShape
 
+Convolve = Callable[[Tensor, Tensor], Tensor]
+
 
 def shape_of(A: Tensor, B: Tensor) -> KroneckerShape:
     """The shape that factors ``A [r, m1, n1]`` and ``B [r, m2, n2]`` spell."""
-    return KroneckerShape(A.shape[1], A.shape[2], B.shape[1], B.shape[2])
+    return KroneckerShape(A.shape[-2], A.shape[-1], B.shape[-2], B.shape[-1])
 
 
 def a_first_operands(S: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,10 +78,11 @@ def b_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape, r
 def materialize(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """``W [m, n] = sum_i (S * A_i) kron B_i``, by one product ``[m1 n1, r] @ [r, m2 n2]``.
 
-    A zero of ``S`` zeroes its whole row of the left operand, so its block comes out exactly zero.
+    A zero of ``S`` zeroes its whole row of the left operand, so its block comes out exactly zero. Leading axes, the
+    same for all three (experts), pass through.
     """
-    grid: Tensor = torch.einsum("ipj,iqk->pqjk", S * A, B)
-    return grid.flatten(2, 3).flatten(0, 1)
+    grid: Tensor = torch.einsum("...ipj,...iqk->...pqjk", S.unsqueeze(-3) * A, B)
+    return grid.flatten(-2).flatten(-3, -2)
 
 
 def materialized(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -86,12 +91,12 @@ def materialized(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 
 def blocks_of(W: Tensor, shape: KroneckerShape) -> Tensor:
-    """The blocks of ``W [m, n]`` as ``[m1, n1, m2, n2]``, a view where ``W`` allows one."""
-    return W.reshape(shape.m1, shape.m2, shape.n1, shape.n2).transpose(1, 2)
+    """The blocks of ``W [..., m, n]`` as ``[..., m1, n1, m2, n2]``, a view where ``W`` allows one."""
+    return W.reshape(*W.shape[:-2], shape.m1, shape.m2, shape.n1, shape.n2).transpose(-3, -2)
 
 
 def block_mask(W: Tensor, shape: KroneckerShape) -> Tensor:
-    """``[m1, n1]`` booleans: which blocks of ``W`` have a non-zero entry."""
+    """``[..., m1, n1]`` booleans: which blocks of ``W`` have a non-zero entry."""
     return blocks_of(W, shape).ne(0).any(dim=-1).any(dim=-1)
 
 
@@ -104,10 +109,30 @@ def nearest_factors(W: Tensor, shape: KroneckerShape, rank: int) -> tuple[Tensor
     least; the results have ``W``'s dtype.
     """
     precise = W.detach().to(torch.promote_types(W.dtype, torch.float32))
-    R = blocks_of(precise, shape).reshape(shape.blocks, shape.m2 * shape.n2)
+    R = blocks_of(precise, shape).flatten(-2).flatten(-3, -2)
     U, singular, Vh = torch.linalg.svd(R, full_matrices=False)
-    root = singular[:rank].sqrt()
-    A = (U[:, :rank] * root).transpose(0, 1).reshape(rank, shape.m1, shape.n1)
-    B = (root.unsqueeze(1) * Vh[:rank]).reshape(rank, shape.m2, shape.n2)
+    root = singular[..., :rank].sqrt()
+    A = (U[..., :rank] * root.unsqueeze(-2)).mT.unflatten(-1, (shape.m1, shape.n1))
+    B = (root.unsqueeze(-1) * Vh[..., :rank, :]).unflatten(-1, shape.block)
     S = block_mask(precise, shape)
     return S.to(W.dtype), A.to(W.dtype).contiguous(), B.to(W.dtype).contiguous()
+
+
+def conv_a_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape, convolve: Convolve) -> Tensor:
+    """``x [N, channels, ...] -> [N, m, ...]``: mix the input channels, then convolve each mixture with all ``B_i``.
+
+    ``B [r, m2, n2 / taps, *kernel]`` (Kronecker product of tensors: Hameed et al., GKPD, arXiv 2109.14710).
+    """
+    blocks = x.unflatten(1, (shape.n1, -1))  # [N, n1, n2 / taps, ...]
+    mixed = torch.einsum("ipj,njk...->npik...", S * A, blocks).flatten(0, 1).flatten(1, 2)  # [N m1, r n2 / taps, ...]
+    y = convolve(mixed, B.transpose(0, 1).flatten(1, 2))  # [N m1, m2, ...]
+    grid: Tensor = y.unflatten(0, (-1, shape.m1))
+    return grid.flatten(1, 2)
+
+
+def conv_b_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape, convolve: Convolve) -> Tensor:
+    """``x [N, channels, ...] -> [N, m, ...]``: convolve every input block with all ``B_i``, then mix the results."""
+    tiles = convolve(x.unflatten(1, (shape.n1, -1)).flatten(0, 1), B.flatten(0, 1))  # [N n1, r m2, ...]
+    grid = tiles.unflatten(0, (-1, shape.n1)).unflatten(2, (-1, shape.m2))  # [N, n1, r, m2, ...]
+    y: Tensor = torch.einsum("ipj,njiq...->npq...", S * A, grid)
+    return y.flatten(1, 2)

@@ -75,23 +75,26 @@ def plan_sites(
 
 def _choose(site: Site, rank: _Wish[Rank], block: _Wish[Block] | None, rows: int) -> Choice | str:
     """The choice for one site, or the reason it is left alone."""
+    channels = site.n // site.taps
     if block is not None:
         m2, n2 = block.value
-        if site.m % m2 or site.n % n2:
+        if site.m % m2 or channels % n2:
             return _declined(site, f"the block {m2}x{n2} does not divide it", _divisors(site), block.by_name)
-        shape = KroneckerShape(site.m // m2, site.n // n2, m2, n2)
+        shape = KroneckerShape(site.m // m2, channels // n2, m2, n2 * site.taps)
     else:
-        shape = solve(site.m, site.n, rank=1 if rank.value == "full" else rank.value, rows=rows).shape
+        r = 1 if rank.value == "full" else rank.value
+        shape = solve(site.m, channels, rank=r, rows=rows, taps=site.taps).shape
     r = shape.max_rank if rank.value == "full" else rank.value
-    dense, factored = site.parameters, shape.parameters(r)
+    dense, factored = site.parameters, site.stack * shape.parameters(r)
     if r > shape.max_rank and (block is not None or rank.by_name):
         found = f"rank {r} with the blocks {shape}"
         return _declined(site, found, f"a rank of at most min(m1 n1, m2 n2) = {shape.max_rank}", True)
     if block is None and rank.value != "full" and factored >= dense:
-        why = "" if _composite(site.m) or _composite(site.n) else f" ({site.m} and {site.n} have no useful divisor)"
+        why = "" if _composite(site.m) or _composite(channels) else f" ({site.m} and {channels} have no useful divisor)"
         found = f"too small to win: rank {r} takes {factored} parameters at best, the dense weight has {dense}{why}"
         return _declined(site, found, "a lower rank", rank.by_name)
-    return Choice(site, shape, r, cheapest(shape, r, rows))
+    evaluation = "materialize" if site.formed else cheapest(shape, r, rows, site.taps)
+    return Choice(site, shape, r, evaluation)
 
 
 def _declined(site: Site, found: str, needed: str, by_name: bool) -> str:
@@ -105,7 +108,7 @@ def _divisors(site: Site) -> str:
     def of(k: int) -> str:
         return ", ".join(str(d) for d in range(1, k + 1) if k % d == 0)
 
-    return f"m2 among {of(site.m)} and n2 among {of(site.n)}"
+    return f"m2 among {of(site.m)} and n2 among {of(site.n // site.taps)}"
 
 
 def _composite(k: int) -> bool:
@@ -114,7 +117,7 @@ def _composite(k: int) -> bool:
 
 def _require_possible_rank(sites: Sequence[Site], rank: RankWish) -> None:
     """A rank that no shape of any site can have is a mistake: ``min(m1 n1, m2 n2) <= sqrt(m n)`` always."""
-    highest = max((math.isqrt(site.parameters) for site in sites), default=DEFAULT_RANK)
+    highest = max((math.isqrt(site.m * site.n) for site in sites), default=DEFAULT_RANK)
     if isinstance(rank, int) and rank > max(highest, DEFAULT_RANK):
         raise PlanError(
             "",

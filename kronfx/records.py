@@ -66,18 +66,26 @@ class KroneckerShape:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a linear map lives: the weight's path without a closing ``.weight``, how it is spelled, its size."""
+    """Where a linear map lives: the weight's path without a closing ``.weight``, how it is spelled, its size.
+
+    ``stack`` counts maps of one shape held in one tensor (experts). A convolution is the map of its unrolled patches:
+    ``n`` is the input channels times the ``taps`` of its kernel. ``formed``: the owner reads ``W`` itself, so that it
+    has to be materialized.
+    """
 
     name: str
     kind: str
     m: int
     n: int
     dtype: str = "float32"
+    stack: int = 1
+    taps: int = 1
+    formed: bool = False
 
     @property
     def parameters(self) -> int:
         """Entries of the dense weight, the bias aside (it is left as it is)."""
-        return self.m * self.n
+        return self.stack * self.m * self.n
 
     @property
     def label(self) -> str:
@@ -97,7 +105,7 @@ class Choice:
     @property
     def parameters(self) -> int:
         """Entries of ``S``, ``A`` and ``B``."""
-        return self.shape.parameters(self.rank)
+        return self.site.stack * self.shape.parameters(self.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +255,7 @@ def _record(kind: type[Any], entry: dict[str, Any]) -> Any:
     if set(entry) != set(names):
         raise ValueError(f"a {kind.__name__} with the fields {sorted(entry)}")
     for name, value in entry.items():
-        wanted = {"int": int, "str": str}[str(names[name])]
+        wanted = {"bool": bool, "int": int, "str": str}[str(names[name])]
         if type(value) is not wanted:
             raise ValueError(f"{kind.__name__}.{name} is {value!r}")
     return kind(**entry)

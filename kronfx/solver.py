@@ -22,30 +22,33 @@ from kronfx.errors import SolveError
 from kronfx.records import EVALUATIONS, KroneckerShape, Solution
 
 
-def solve(out_features: int, in_features: int, *, rank: int = 1, rows: int = 512) -> Solution:
+def solve(out_features: int, in_features: int, *, rank: int = 1, rows: int = 512, taps: int = 1) -> Solution:
     """Minimize ``(1 + r) m1 n1 + r m2 n2`` over ``m1 m2 = m = out_features``, ``n1 n2 = n = in_features``.
 
     Equally small shapes are told apart by the multiply-adds of their best evaluation over ``rows`` rows of
     input, then its largest intermediate, then the squarest block, then the block with the fewest rows. The
     rank is not capped at ``min(m1 n1, m2 n2)``: every rank has an optimum. Source: paper, Eq. 5.
 
+    For a convolution ``in_features`` counts channels and ``taps`` the positions of its kernel, all of which stay in the
+    block: its ``n2`` is channels times taps.
+
     Raises SolveError where an argument is no positive integer.
     """
-    arguments = {"out_features": out_features, "in_features": in_features, "rank": rank, "rows": rows}
+    arguments = {"out_features": out_features, "in_features": in_features, "rank": rank, "rows": rows, "taps": taps}
     for name, value in arguments.items():
         _require_positive(f"{out_features}x{in_features}", name, value)
     powers_m, powers_n = factorization(out_features), factorization(in_features)
-    size = out_features * in_features
+    size = out_features * in_features * taps
     found = _branch_and_bound(_Objective(1 + rank, rank * size), _whole_box(powers_m, powers_n))
     divisors_m = divisors(powers_m)
     shapes = [
-        KroneckerShape(m1, t // m1, out_features // m1, in_features * m1 // t)
+        KroneckerShape(m1, t // m1, out_features // m1, in_features * m1 // t * taps)
         for t in found.optima
         for m1 in divisors_m
         if t % m1 == 0 and in_features % (t // m1) == 0
     ]
     return Solution(
-        shape=min(shapes, key=lambda shape: _preference(shape, rank, rows)),
+        shape=min(shapes, key=lambda shape: _preference(shape, rank, rows, taps)),
         rank=rank,
         objective=found.best,
         lower_bound=found.lower_bound,
@@ -191,9 +194,9 @@ def _branch(objective: _Objective, box: _Box, low: int, high: int) -> Iterable[_
     return box.within(first.low, cut), box.within(cut + 1, first.high)
 
 
-def _preference(shape: KroneckerShape, rank: int, rows: int) -> tuple[int, int, Fraction, int, int]:
+def _preference(shape: KroneckerShape, rank: int, rows: int, taps: int) -> tuple[int, int, Fraction, int, int]:
     """What tells equally small shapes apart, best first (the order of :func:`solve`)."""
-    costs = (work(shape, rank, rows, evaluation) for evaluation in EVALUATIONS)
+    costs = (work(shape, rank, rows, evaluation, taps) for evaluation in EVALUATIONS)
     forward, intermediate = min((cost.forward, cost.intermediate) for cost in costs)
     m2, n2 = shape.block
     return forward, intermediate, Fraction(max(m2, n2), min(m2, n2)), m2, n2

@@ -19,7 +19,7 @@ from kronfx.deploy.trace import reason, trace
 from kronfx.deploy.verify import verify as verify_file
 from kronfx.errors import ExportError
 from kronfx.files import destination, replacing
-from kronfx.layers import BlockSparseLinear, KroneckerLinear, folded_layers, kronecker_layers, require_module
+from kronfx.layers import folded_layers, kronecker_layers, require_module
 from kronfx.records import Site
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes: one protobuf message, which an ONNX file is, cannot be larger
@@ -86,16 +86,19 @@ def _require_values(model: nn.Module) -> None:
         if tensor.is_meta:
             remedy = "load the weights before exporting"
             raise ExportError(name, "a tensor on the meta device, which holds no values", "real values", remedy)
-    rewritten: list[tuple[str, KroneckerLinear | BlockSparseLinear]] = [
-        *kronecker_layers(model).items(),
-        *folded_layers(model).items(),
+    parts = [
+        *(
+            (name, layer.shape, part)
+            for name, layer in kronecker_layers(model).items()
+            for part in layer.named_parameters()
+        ),
+        *((name, layer.shape, ("weight", layer.weight)) for name, layer in folded_layers(model).items()),
     ]
-    for name, layer in rewritten:
-        for part, value in layer.named_parameters():
-            if not torch.isfinite(value).all():
-                label = Site(name, "", layer.shape.m, layer.shape.n).label
-                remedy = "export a checkpoint from before the training diverged"
-                raise ExportError(label, f"NaN or infinite entries in {part}", "finite weights", remedy)
+    for name, shape, (part, value) in parts:
+        if not torch.isfinite(value).all():
+            label = Site(name, "", shape.m, shape.n).label
+            remedy = "export a checkpoint from before the training diverged"
+            raise ExportError(label, f"NaN or infinite entries in {part}", "finite weights", remedy)
 
 
 def _batch_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

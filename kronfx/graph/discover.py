@@ -3,6 +3,7 @@ reason."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
@@ -10,9 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from kronfx.graph.normalize import Linear, canonical
+from kronfx.graph.normalize import Linear, canonical, transposes
+from kronfx.graph.source import ASKING, LinearUse, linear_use
 from kronfx.graph.trace import Untraceable, trace_owner
-from kronfx.layers import KroneckerLinear, site_name
+from kronfx.layers import Convolution, KroneckerLinear, site_name
 from kronfx.records import Refusal, Site
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -20,37 +22,56 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A linear map in its owner: ``owner`` is in the model, ``graph`` is its trace, ``linear`` a node of that graph."""
+    """A linear map in its owner, and the way in: a node of the owner's ``graph``, or, where ``linear`` is None, the
+    owner's attribute ``target``, which becomes a property (``adopted`` says how it is stored)."""
 
     site: Site
     owner: nn.Module
-    graph: fx.GraphModule
-    linear: Linear
+    target: str
+    parameter: nn.Parameter
+    graph: fx.GraphModule | None = None
+    linear: Linear | None = None
+    adopted: LinearUse | None = None
 
     @property
-    def weight(self) -> Tensor:
-        """The dense weight ``[m, n]``."""
-        return attribute(self.graph, str(self.linear.weight.target))
+    def matrix(self) -> Tensor:
+        """The dense weight as the site counts it: ``[m, n]``, ``[stack, m, n]``, or a kernel unrolled."""
+        if self.linear is not None and self.linear.convolution is not None:
+            return self.parameter.flatten(1)
+        turned = (
+            self.adopted.transposed if self.adopted is not None else self.linear is not None and self.linear.transposed
+        )
+        return self.parameter.mT if turned else self.parameter
+
+    @property
+    def convolution(self) -> Convolution | None:
+        """What kind of convolution it is, if it is one."""
+        if self.linear is None or self.linear.convolution is None:
+            return None
+        return replace(self.linear.convolution, kernel=tuple(self.parameter.shape[2:]))
 
     @property
     def bias(self) -> nn.Parameter | None:
         """The bias, where the linear node reads one straight from a parameter."""
-        node = self.linear.bias
-        value = attribute(self.graph, str(node.target)) if node is not None and node.op == "get_attr" else None
+        node = self.linear.bias if self.linear is not None else None
+        if node is None or node.op != "get_attr" or self.graph is None:
+            return None
+        value = attribute(self.graph, str(node.target))
         return value if isinstance(value, nn.Parameter) else None
 
     @property
     def is_whole_owner(self) -> bool:
         """True when the owner does nothing but this linear map (``nn.Linear`` and whatever keeps its forward)."""
-        spelled = {n for n in (self.linear.x, self.linear.weight, self.linear.bias, self.linear.node) if n is not None}
+        if self.linear is None or self.graph is None or self.owner is self.graph:
+            return False
+        linear = self.linear
+        spelled = {n for n in (linear.x, linear.weight, linear.bias, linear.node) if n is not None}
         others = [n for n in self.graph.graph.nodes if n not in spelled and n.op != "output"]
-        output = self.graph.graph.output_node().args[0]
         return (
-            self.owner is not self.graph
-            and not others
-            and self.linear.x.op == "placeholder"
-            and output is self.linear.node
-            and (self.linear.bias is None or self.bias is not None)
+            not others
+            and linear.x.op == "placeholder"
+            and self.graph.graph.output_node().args[0] is linear.node
+            and (linear.bias is None or self.bias is not None)
             and not any(True for _ in self.owner.children())
         )
 
@@ -86,30 +107,44 @@ def attribute(root: nn.Module, target: str) -> Tensor:
     return cast(Tensor, value)
 
 
-def discover(model: nn.Module) -> Discovery:
-    """Look at every weight of the model once; touches no value, so models on the meta device do as well."""
+def discover(model: nn.Module, untie: bool = False) -> Discovery:
+    """Look at every weight of the model once; touches no value, so models on the meta device do as well.
+
+    ``untie`` accepts that a weight which several modules share becomes one weight each.
+    """
     weights = list(_weights(model))
-    tied = _tied(weights)
+    tied = {} if untie else _tied(weights)
     graphs: dict[int, fx.GraphModule | Untraceable] = {}
     matches: list[Match] = []
     refusals: list[Refusal] = []
     for weight in weights:
-        reason = _unfit(weight, tied)
-        if reason is None:
+        found: Match | str | None = _unfit(weight, tied)
+        if found is None:
             if id(weight.owner) not in graphs:
                 graphs[id(weight.owner)] = trace_owner(weight.owner)
             found = _match(weight, graphs[id(weight.owner)])
-            if isinstance(found, Match):
-                matches.append(found)
-                continue
-            reason = found
-        dims = () if _is_lazy(weight.parameter) else tuple(weight.parameter.shape)
-        refusals.append(Refusal(site_name(weight.path), type(weight.owner).__name__, dims, reason))
+        if isinstance(found, Match):
+            matches.append(found)
+        else:
+            dims = () if _is_lazy(weight.parameter) else tuple(weight.parameter.shape)
+            refusals.append(Refusal(site_name(weight.path), type(weight.owner).__name__, dims, str(found)))
     for path, module in model.named_modules():
         if isinstance(module, KroneckerLinear):
             dims = (module.out_features, module.in_features)
             refusals.append(Refusal(site_name(path), type(module).__name__, dims, "already factored"))
-    return Discovery(tuple(matches), tuple(refusals))
+    return Discovery(tuple(_one_way_an_owner(matches)), tuple(refusals))
+
+
+def _one_way_an_owner(matches: list[Match]) -> Iterator[Match]:
+    """An owner is retraced or keeps its forward, not both: where one of its weights is adopted, all are."""
+    adopting = {match.owner for match in matches if match.adopted is not None}
+    for match in matches:
+        if match.linear is None or match.owner not in adopting:
+            yield match
+            continue
+        use = LinearUse(match.linear.transposed)
+        site = replace(match.site, formed=True)
+        yield replace(match, site=site, graph=None, linear=None, adopted=use)
 
 
 def _weights(model: nn.Module) -> Iterator[_Weight]:
@@ -152,31 +187,65 @@ def _unfit(weight: _Weight, tied: dict[str, str]) -> str | None:
     if _is_lazy(weight.parameter):
         return "uninitialized: run one forward pass first"
     if weight.path in tied:
-        return f"tied to {tied[weight.path]}: factors of one would not be the other's"
+        return f"tied to {tied[weight.path]}: factors of one would not be the other's (untie=True accepts that)"
     if weight.parameter.dtype not in FLOATS:
         return f"dtype {str(weight.parameter.dtype).removeprefix('torch.')} is not a floating type kronfx computes in"
     return None
 
 
 def _match(weight: _Weight, graph: fx.GraphModule | Untraceable) -> Match | str:
-    """The one linear map that reads this weight in its owner's graph, or why there is none."""
+    """The one linear map that reads this weight in its owner's graph, else its adoption, or why there is neither."""
     if isinstance(graph, Untraceable):
-        return graph.reason
+        return _adoption(weight) or graph.reason
     reads = [n for n in graph.graph.nodes if n.op == "get_attr" and n.target == weight.target]
-    users = [user for read in reads for user in read.users]
-    found = [linear for linear in map(canonical, users) if linear is not None and linear.weight in reads]
+    users = [use for read in reads for user in read.users for use in (user.users if transposes(user) else (user,))]
     if not users:
         return "its owner's forward never reads it"
     if len(users) > 1:
-        return f"used {len(users)} times in its owner's forward: one set of factors could not serve each use"
-    if not found or weight.parameter.ndim != 2:
-        return f"read by {_operation(users[0])}, which is no linear map that kronfx rewrites"
-    m, n = weight.parameter.shape
-    name, dtype = site_name(weight.path), str(weight.parameter.dtype).removeprefix("torch.")
-    match = Match(Site(name, found[0].spelling, m, n, dtype), weight.owner, graph, found[0])
+        reason = f"used {len(users)} times in its owner's forward: one set of factors could not serve each use"
+        return (_adoption(weight) if any(map(_asks, users)) else None) or reason
+    linear = canonical(users[0])
+    if isinstance(linear, str):
+        return linear
+    dims = weight.parameter.ndim
+    fits = linear is not None and linear.weight in reads and (dims == 2) == (linear.convolution is None)
+    if linear is None or not fits:
+        reason = f"read by {_operation(users[0])}, which is no linear map that kronfx rewrites"
+        return _adoption(weight) or reason
+    match = Match(_site(weight, linear), weight.owner, weight.target, weight.parameter, graph, linear)
     if match.is_whole_owner:
         return replace(match, site=replace(match.site, kind=type(weight.owner).__name__))
     return match
+
+
+def _site(weight: _Weight, linear: Linear) -> Site:
+    m, n, *kernel = weight.parameter.shape
+    if linear.transposed:
+        m, n = n, m
+    taps = math.prod(kernel)
+    return Site(site_name(weight.path), linear.spelling, m, n * taps, _dtype(weight), taps=taps)
+
+
+def _adoption(weight: _Weight) -> Match | None:
+    """The weight as a property of its owner, where the owner's source uses it as a matrix and as nothing else."""
+    if isinstance(weight.owner, fx.GraphModule) or weight.parameter.ndim not in (2, 3):
+        return None
+    use = linear_use(weight.owner, weight.target)
+    if use is None:
+        return None
+    *stack, m, n = weight.parameter.mT.shape if use.transposed else weight.parameter.shape
+    name, kind = site_name(weight.path), type(weight.owner).__name__
+    site = Site(name, kind, m, n, _dtype(weight), stack=math.prod(stack), formed=True)
+    return Match(site, weight.owner, weight.target, weight.parameter, adopted=use)
+
+
+def _dtype(weight: _Weight) -> str:
+    return str(weight.parameter.dtype).removeprefix("torch.")
+
+
+def _asks(node: fx.Node) -> bool:
+    """True for a node that reads what a tensor is, not what it holds."""
+    return node.op == "call_function" and node.target is getattr and node.args[1] in ASKING
 
 
 def _operation(node: fx.Node) -> str:

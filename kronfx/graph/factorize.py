@@ -7,20 +7,22 @@ modules swapped, which may not: a model is rewritten whole or not at all, in pla
 from __future__ import annotations
 
 import copy
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import fx, nn
 
 from kronfx.errors import FactorizeError
 from kronfx.graph.discover import Match, discover
+from kronfx.graph.normalize import Linear, canonical
 from kronfx.graph.swap import swap
-from kronfx.layers import KroneckerLinear, kronecker_layers
+from kronfx.layers import KroneckerConv, KroneckerLinear, adopt, kronecker_layers
 from kronfx.records import Choice, Plan
 
 Init = Literal["random", "nearest"]
 
 MARK = "kronfx"  # node.meta[MARK] is the name of the site a node belongs to
+MARK_CONVOLUTION = "kronfx_convolution"  # the Convolution of a node that belongs to one
 MARK_CALL = "kronfx_call"  # and which of that site's calls, where a shared layer has several
 
 
@@ -38,13 +40,15 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     layers = [_layer(match, choice, init) for match, choice in chosen]
     replacements: dict[nn.Module, nn.Module] = {}
     for (match, _), layer in zip(chosen, layers):
-        if match.is_whole_owner:
+        if match.adopted is not None:
+            adopt(match.owner, match.target, layer, match.adopted.transposed)
+        elif match.is_whole_owner:
             replacements[match.owner] = layer
-        else:
-            _rewrite(match, layer)
+        elif match.graph is not None and match.linear is not None:
+            _rewrite(match.graph, match.linear.node, layer)
             if match.graph is not match.owner:
                 replacements[match.owner] = match.graph
-    for graph in {match.graph for match, _ in chosen if not match.is_whole_owner}:
+    for graph in {match.graph for match, _ in chosen if match.graph is not None and not match.is_whole_owner}:
         graph.graph.lint()
         graph.recompile()
     model = swap(model, replacements)
@@ -67,7 +71,7 @@ def _copied(model: nn.Module) -> nn.Module:
 
 def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, Choice]]:
     """Each choice with its site in this model. Raises FactorizeError where the plan is for another model."""
-    found = {match.site.name: match for match in discover(model).matches}
+    found = {match.site.name: match for match in discover(model, untie=True).matches}  # the plan decided what to untie
     remedy = "plan this very model with kronfx.plan(model)"
     chosen = []
     for choice in plan.choices:
@@ -113,10 +117,9 @@ def _check_choice(choice: Choice) -> None:
 
 def _layer(match: Match, choice: Choice, init: Init) -> KroneckerLinear:
     """The factored layer of one site, its factors set, on the weight's device and of its dtype."""
-    W = match.weight
-    bias = match.bias if match.is_whole_owner else None
-    layer = KroneckerLinear(choice.shape, choice.rank, choice.evaluation, False, W.device, W.dtype)
-    layer.bias = bias  # the very parameter: optimizers and state_dict keys keep it
+    W = match.matrix
+    layer = _empty(match, choice, W)
+    layer.bias = match.bias if match.is_whole_owner else None  # the very parameter: optimizers and keys keep it
     if init == "nearest":
         _require_values(match, W)
         layer.set_nearest(W)
@@ -126,6 +129,13 @@ def _layer(match: Match, choice: Choice, init: Init) -> KroneckerLinear:
     for parameter in (layer.S, layer.A, layer.B):
         parameter.requires_grad_(W.requires_grad)
     return layer
+
+
+def _empty(match: Match, choice: Choice, W: torch.Tensor) -> KroneckerLinear:
+    how = (choice.shape, choice.rank, choice.evaluation)
+    if match.convolution is not None:
+        return KroneckerConv(*how, match.convolution, False, W.device, W.dtype)
+    return KroneckerLinear(*how, False, W.device, W.dtype, tuple(W.shape[:-2]))
 
 
 def _require_values(match: Match, W: torch.Tensor) -> None:
@@ -149,8 +159,8 @@ def _require_exact(match: Match, choice: Choice, layer: KroneckerLinear, W: torc
     """What the pass promises at full rank, it checks: the factors give the weight back."""
     if choice.rank != choice.shape.max_rank:
         return
-    error = torch.linalg.matrix_norm((layer.weight - W).detach().float())
-    bound = 64 * torch.finfo(W.dtype).eps * torch.linalg.matrix_norm(W.detach().float())
+    error = torch.linalg.vector_norm((layer.factors.materialize() - W).detach().float())
+    bound = 64 * torch.finfo(W.dtype).eps * torch.linalg.vector_norm(W.detach().float())
     if error > bound:
         raise FactorizeError(
             match.site.label,
@@ -168,24 +178,28 @@ def _spread(W: torch.Tensor) -> float | None:
     return std if 0 < std < float("inf") else None
 
 
-def _rewrite(match: Match, layer: KroneckerLinear) -> None:
+def _rewrite(module: fx.GraphModule, node: fx.Node, layer: KroneckerLinear) -> None:
     """Replace the canonical node by a call of the layer, which takes the weight's place under the weight's name.
 
     A bias stays where and what it was: it is added after.
     """
-    linear, graph = match.linear, match.graph.graph
-    target = str(linear.weight.target)
-    _remove_parameter(match.graph, target)
-    match.graph.add_submodule(target, layer)
+    linear = cast(Linear, canonical(node))  # read anew: what goes in may have been replaced since it was found
+    graph, target = module.graph, str(linear.weight.target)
+    _remove_parameter(module, target)
+    module.add_submodule(target, layer)
     with graph.inserting_after(linear.node):
-        call = graph.call_module(target, (linear.x,))
-    result = call
+        result = call = graph.call_module(target, (linear.x,))
     if linear.bias is not None:
         with graph.inserting_after(call):
             result = graph.call_function(torch.add, (call, linear.bias))
+        if linear.convolution is not None:
+            with graph.inserting_before(result):
+                axes = (-1, *(1 for _ in linear.convolution.stride))
+                result.args = (call, graph.call_method("unflatten", (linear.bias, 0, axes)))
     linear.node.replace_all_uses_with(result)
     graph.erase_node(linear.node)
-    graph.erase_node(linear.weight)
+    for node in [*linear.weight.users, linear.weight]:  # its transposition, which nothing reads any more, and itself
+        graph.erase_node(node)
 
 
 def _remove_parameter(root: nn.Module, target: str) -> None:

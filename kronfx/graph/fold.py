@@ -11,9 +11,20 @@ from torch import Tensor, fx, nn
 from kronfx import kron
 from kronfx.errors import FoldError
 from kronfx.graph.discover import attribute
-from kronfx.graph.factorize import MARK, MARK_CALL
+from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION
 from kronfx.graph.swap import swap
-from kronfx.layers import BlockSparseLinear, Factors, folded_layers, kronecker_layers, require_module
+from kronfx.layers import (
+    BlockSparseLinear,
+    Convolution,
+    Factors,
+    block_sparse_conv,
+    factored_weights,
+    folded_layers,
+    kronecker_layers,
+    release,
+    require_module,
+)
+from kronfx.records import KroneckerShape
 
 
 def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> nn.Module:
@@ -45,13 +56,19 @@ def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> 
 def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0) -> nn.Module:
     """Fold the named sites of a model in place; returns it (or what takes its place, where it is a site itself)."""
     chosen = {name: layer for name, layer in kronecker_layers(model).items() if name in names}
+    weights = {layer: _weight(name, layer.factors, threshold) for name, layer in chosen.items()}
+    for owner in list(model.modules()):
+        for name, layer in factored_weights(owner).items():
+            if layer in weights:
+                release(owner, name, weights.pop(layer))
     folded: dict[nn.Module, nn.Module] = {
-        layer: _folded(name, layer.factors, layer.bias, threshold) for name, layer in chosen.items()
+        layer: _folded(W, layer.bias, layer.shape, getattr(layer, "convolution", None)) for layer, W in weights.items()
     }
     return swap(model, folded)
 
 
-def _folded(name: str, factors: Factors, bias: Tensor | None, threshold: float) -> BlockSparseLinear:
+def _weight(name: str, factors: Factors, threshold: float) -> Tensor:
+    """``W [..., m, n]`` without its pruned blocks. Raises FoldError."""
     shape = factors.shape
     label = f"{name} ({shape.m}x{shape.n})"
     if factors.S.is_meta:
@@ -60,7 +77,13 @@ def _folded(name: str, factors: Factors, bias: Tensor | None, threshold: float) 
     if not all(bool(torch.isfinite(factor).all()) for factor in (S, A, B)):
         raise FoldError(label, "NaN or infinite factors", "finite factors", "train again from an earlier checkpoint")
     W = kron.materialize(torch.where(S.abs() > threshold, S, 0), A, B)
-    return BlockSparseLinear(W.requires_grad_(factors.S.requires_grad), bias, shape)
+    return W.requires_grad_(factors.S.requires_grad)
+
+
+def _folded(W: Tensor, bias: Tensor | None, shape: KroneckerShape, convolution: Convolution | None) -> nn.Module:
+    if convolution is not None:
+        return block_sparse_conv(W, bias, shape, convolution)
+    return BlockSparseLinear(W, bias, shape)
 
 
 def graphs(model: nn.Module) -> list[fx.GraphModule]:
@@ -97,7 +120,9 @@ def fold_subgraphs(module: fx.GraphModule, site: str, calls: list[list[fx.Node]]
             "fold the model before that pass, then take its graph",
         )
     values = {name: attribute(module, target) for name, target in read.items()}
-    layer = _folded(site, Factors(values["S"], values["A"], values["B"]), values.get("bias"), threshold)
+    factors = Factors(values["S"], values["A"], values["B"])
+    convolution = calls[0][0].meta.get(MARK_CONVOLUTION)
+    layer = _folded(_weight(site, factors, threshold), values.get("bias"), factors.shape, convolution)
     holder = read["S"].rpartition(".")[0] or "folded"
     module.add_submodule(holder, layer.train(module.training))
     for nodes in calls:

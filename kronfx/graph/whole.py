@@ -8,10 +8,10 @@ import torch
 from torch import fx, nn
 
 from kronfx.errors import GraphError
-from kronfx.graph.factorize import MARK, MARK_CALL
+from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION
 from kronfx.graph.modes import ModeConstant
 from kronfx.graph.trace import stopping_line
-from kronfx.layers import BlockSparseLinear, KroneckerLinear, site_name
+from kronfx.layers import FOLDED, KroneckerConv, KroneckerLinear, site_name
 
 
 class _WholeTracer(fx.Tracer):
@@ -19,28 +19,28 @@ class _WholeTracer(fx.Tracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.site: str | None = None
+        self.marks: dict[str, Any] = {}
         self.calls = 0
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, KroneckerLinear):
             return False
-        return isinstance(m, (ModeConstant, BlockSparseLinear)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (ModeConstant, *FOLDED)) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not isinstance(m, (KroneckerLinear, BlockSparseLinear)):
+        if not isinstance(m, (KroneckerLinear, *FOLDED)):
             return super().call_module(m, forward, args, kwargs)
-        self.site = site_name(self.path_of_module(m))
         self.calls += 1
+        self.marks = _marks(site_name(self.path_of_module(m)), self.calls, m)
         try:
             return super().call_module(m, forward, args, kwargs)
         finally:
-            self.site = None
+            self.marks = {}
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
-        if self.site is not None and node.op not in ("placeholder", "output"):
-            node.meta |= {MARK: self.site, MARK_CALL: self.calls}
+        if node.op not in ("placeholder", "output"):
+            node.meta |= self.marks
         return node
 
 
@@ -55,7 +55,7 @@ def graph(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
     tracer = _WholeTracer()
     try:
         if isinstance(model, KroneckerLinear):
-            tracer.site = site_name("")
+            tracer.marks = _marks(site_name(""), 0, model)
         traced = fx.GraphModule(model, tracer.trace(model), class_name=type(model).__name__)
     except Exception as error:
         stopped = f"symbolic tracing stops at {stopping_line(error)}"
@@ -83,18 +83,24 @@ def _exported(model: nn.Module, example_inputs: Any, stopped: str) -> fx.GraphMo
         for call, _ in node.meta.get("nn_module_stack", {}).values():
             path = call.partition("@")[0]  # torch.export numbers further calls of one module: "fc", "fc@1"
             if path in sites:
-                node.meta |= {MARK: sites[path], MARK_CALL: call}
+                node.meta |= _marks(sites[path][0], call, sites[path][1])
     return exported
 
 
-def _sites_by_any_path(model: nn.Module) -> dict[str, str]:
-    """Every path to a rewritten layer, a shared one's further paths included -> the name of its site."""
+def _sites_by_any_path(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
+    """Every path to a rewritten layer, a shared one's further paths included -> the name of its site, and the layer."""
     first: dict[nn.Module, str] = {}
-    sites: dict[str, str] = {}
+    sites: dict[str, tuple[str, nn.Module]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, (KroneckerLinear, BlockSparseLinear)):
-            sites[path] = first.setdefault(module, site_name(path))
+        if isinstance(module, (KroneckerLinear, *FOLDED)):
+            sites[path] = first.setdefault(module, site_name(path)), module
     return sites
+
+
+def _marks(site: str, call: object, layer: nn.Module) -> dict[str, Any]:
+    """What every node of a subgraph carries."""
+    marks = {MARK: site, MARK_CALL: call}
+    return marks | {MARK_CONVOLUTION: layer.convolution} if isinstance(layer, KroneckerConv) else marks
 
 
 def _call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

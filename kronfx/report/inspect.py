@@ -9,8 +9,8 @@ from torch import nn
 
 from kronfx import deploy
 from kronfx.errors import InspectError
-from kronfx.graph import discover
-from kronfx.layers import BlockSparseLinear, folded_layers, kronecker_layers
+from kronfx.graph.discover import discover
+from kronfx.layers import FOLDED, folded_layers, kronecker_layers
 from kronfx.records import Plan
 from kronfx.report.report import Layer, Report
 
@@ -36,7 +36,17 @@ def inspect(subject: nn.Module | Plan | str | os.PathLike[str]) -> Report:
 
 def _of_plan(plan: Plan) -> Report:
     layers = tuple(
-        Layer(c.site.name, "planned", c.site.m, c.site.n, c.shape.block, c.rank, c.evaluation, c.parameters)
+        Layer(
+            c.site.name,
+            "planned",
+            c.site.m,
+            c.site.n,
+            c.shape.block,
+            c.rank,
+            c.evaluation,
+            c.parameters,
+            stack=c.site.stack,
+        )
         for c in plan.choices
     )
     return Report("plan", layers, plan.refusals)
@@ -47,13 +57,14 @@ def _of_model(model: nn.Module) -> Report:
         Layer(
             name,
             "factored",
-            layer.out_features,
-            layer.in_features,
+            layer.shape.m,
+            layer.shape.n,
             layer.shape.block,
             layer.rank,
             layer.evaluation,
-            layer.shape.parameters(layer.rank),
+            layer.S.numel() + layer.A.numel() + layer.B.numel(),
             layer.zero_blocks(),
+            layer.blocks // layer.shape.blocks,
         )
         for name, layer in kronecker_layers(model).items()
     ]
@@ -61,21 +72,25 @@ def _of_model(model: nn.Module) -> Report:
         Layer(
             name,
             "folded",
-            layer.out_features,
-            layer.in_features,
+            layer.shape.m,
+            layer.shape.n,
             layer.shape.block,
             None,
             "linear",
             layer.weight.numel(),
             layer.zero_blocks(),
+            layer.blocks // layer.shape.blocks,
         )
         for name, layer in folded_layers(model).items()
     ]
+    folded_names = {layer.site for layer in folded}
     found = discover(model)
     dense = [
-        Layer(match.site.name, "dense", match.site.m, match.site.n, stored=match.site.parameters)
+        Layer(
+            match.site.name, "dense", match.site.m, match.site.n, stored=match.site.parameters, stack=match.site.stack
+        )
         for match in found.matches
-        if not isinstance(match.owner, BlockSparseLinear)
+        if not (isinstance(match.owner, FOLDED) or match.site.name in folded_names)
     ]
     refusals = tuple(refusal for refusal in found.refusals if refusal.kind != "KroneckerLinear")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -85,6 +100,7 @@ def _of_model(model: nn.Module) -> Report:
 def _of_onnx(path: Path) -> Report:
     summary = deploy.read(path)
     layers = tuple(
-        Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, e.bytes // 4, e.zero_blocks) for e in summary.layers
+        Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, e.m * e.n * e.bytes // e.dense_bytes, e.zero_blocks)
+        for e in summary.layers
     )
     return Report(path.name, layers, bytes=summary.bytes)

@@ -43,11 +43,12 @@ class Layer:
     runs_as: str = "linear"
     stored: int = 0
     zero_blocks: int | None = None
+    stack: int = 1
 
     @property
     def dense(self) -> int:
-        """Entries of the dense weight."""
-        return self.m * self.n
+        """Entries of the dense weight, a stack's all together."""
+        return self.stack * self.m * self.n
 
     @property
     def blocks(self) -> int | None:

@@ -15,7 +15,16 @@ from torch import nn
 
 from kronfx.deploy.lowerings import dense, factors
 from kronfx.deploy.records import ExportedLayer
-from kronfx.layers import BlockSparseLinear, KroneckerLinear, site_name
+from kronfx.layers import (
+    BlockSparseLinear,
+    FoldedWeight,
+    KroneckerConv,
+    KroneckerLinear,
+    folded_layers,
+    site_name,
+)
+
+Weight = BlockSparseLinear | FoldedWeight | factors.StoredFactors
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,7 @@ class Lowered:
     """A model with its lowerings in place, and these by site, in the model's order."""
 
     model: nn.Module
-    sites: dict[str, BlockSparseLinear | factors.StoredFactors]
+    sites: dict[str, Weight]
 
     def settle(self, graph: ir.Graph) -> tuple[ExportedLayer, ...]:
         """Bring the graph's constants into their stored form; one entry for every layer in the file."""
@@ -38,15 +47,16 @@ class Lowered:
 def lower(model: nn.Module) -> Lowered:
     """Put its lowering in the place of every rewritten layer, in the model itself."""
     made: dict[nn.Module, nn.Module] = {}
-    sites: dict[str, BlockSparseLinear | factors.StoredFactors] = {}
+    sites: dict[str, Weight] = {}
     for path, layer in model.named_modules():
-        if isinstance(layer, (KroneckerLinear, BlockSparseLinear)):
+        if isinstance(layer, (KroneckerLinear, BlockSparseLinear)) and not isinstance(layer, KroneckerConv):
             made[layer] = sites[site_name(path)] = _lowered(layer)
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children would hide the second use of a tied layer
             if child in made:
                 parent.register_module(name, made[child])
-    return Lowered(made.get(model, model), sites)
+    folded = {site: weight for site, weight in folded_layers(model).items() if weight.weight.dim() == 2}
+    return Lowered(made.get(model, model), {**folded, **sites})
 
 
 def _lowered(layer: KroneckerLinear | BlockSparseLinear) -> BlockSparseLinear | factors.StoredFactors:

@@ -10,7 +10,7 @@ from kronfx import kron
 from kronfx.deploy.records import ExportedLayer
 from kronfx.deploy.storage import Survivors, store, survivors
 from kronfx.deploy.weights import Match, Weights, tensor_of
-from kronfx.layers import BlockSparseLinear, KroneckerLinear
+from kronfx.layers import BlockSparseLinear, FoldedWeight, KroneckerLinear
 
 
 def module(layer: KroneckerLinear | BlockSparseLinear) -> BlockSparseLinear:
@@ -20,7 +20,9 @@ def module(layer: KroneckerLinear | BlockSparseLinear) -> BlockSparseLinear:
     return BlockSparseLinear(layer.weight, layer.bias, layer.shape)
 
 
-def settle(graph: ir.Graph, modules: Mapping[str, BlockSparseLinear | KroneckerLinear]) -> tuple[ExportedLayer, ...]:
+def settle(
+    graph: ir.Graph, modules: Mapping[str, BlockSparseLinear | FoldedWeight | KroneckerLinear]
+) -> tuple[ExportedLayer, ...]:
     """Store the surviving blocks of every weight, wherever that makes the file smaller."""
     stored: set[ir.Value] = set()
     layers = []
@@ -32,9 +34,12 @@ def settle(graph: ir.Graph, modules: Mapping[str, BlockSparseLinear | KroneckerL
     return tuple(layers)
 
 
-def _matched(graph: ir.Graph, modules: Mapping[str, BlockSparseLinear | KroneckerLinear]) -> dict[str, list[Match]]:
+def _matched(
+    graph: ir.Graph, modules: Mapping[str, BlockSparseLinear | FoldedWeight | KroneckerLinear]
+) -> dict[str, list[Match]]:
     """The constants of every site: those equal to its weight, else a free one with its pattern of zero blocks."""
     weights = Weights(graph)
+    modules = {site: layer for site, layer in modules.items() if layer.weight.dim() == 2}  # no stack of experts
     found = {site: weights.equal(layer.weight) for site, layer in modules.items()}
     taken = {match.value for matches in found.values() for match in matches}
     for site, layer in modules.items():

@@ -1,10 +1,4 @@
-"""What a factored and a folded layer is, as a module.
-
-A Kronecker subgraph lives in one module, :class:`KroneckerLinear`, and a rewritten graph calls it. The subgraph could
-as well be spelled out node by node in its owner's graph, but then its site marks would be lost by pickling (fx retraces
-a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict`` keys would have no module to hang on.
-``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
-"""
+"""The factored and the folded linear layer, as modules."""
 
 from __future__ import annotations
 
@@ -16,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronfx import kron
-from kronfx.errors import KronfxError
 from kronfx.records import Evaluation, KroneckerShape
 
 
@@ -36,7 +29,7 @@ class Factors:
     @property
     def rank(self) -> int:
         """``r``: how many Kronecker products are summed."""
-        return self.A.shape[0]
+        return self.A.shape[-3]
 
     def materialize(self) -> Tensor:
         """``W [m, n] = sum_i (S * A_i) kron B_i``."""
@@ -48,7 +41,8 @@ class KroneckerLinear(nn.Module):
     unless the evaluation says so.
 
     It answers ``weight``, ``in_features`` and ``out_features`` as the layer it replaces did; ``weight`` is computed
-    at each reading, so writing into it changes nothing.
+    at each reading, so writing into it changes nothing. With a ``stack`` of leading axes (experts) every factor, ``W``
+    and ``x [*stack, N, n]`` have them too.
     """
 
     bias: nn.Parameter | None
@@ -61,12 +55,13 @@ class KroneckerLinear(nn.Module):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        stack: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        self.shape, self.rank, self.evaluation = shape, rank, evaluation
-        self.S = nn.Parameter(torch.empty(shape.m1, shape.n1, device=device, dtype=dtype))
-        self.A = nn.Parameter(torch.empty(rank, shape.m1, shape.n1, device=device, dtype=dtype))
-        self.B = nn.Parameter(torch.empty(rank, shape.m2, shape.n2, device=device, dtype=dtype))
+        self.shape, self.rank, self.evaluation, self.stack = shape, rank, evaluation, stack
+        self.S = nn.Parameter(torch.empty(*stack, shape.m1, shape.n1, device=device, dtype=dtype))
+        self.A = nn.Parameter(torch.empty(*stack, rank, shape.m1, shape.n1, device=device, dtype=dtype))
+        self.B = nn.Parameter(torch.empty(*stack, rank, shape.m2, shape.n2, device=device, dtype=dtype))
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(shape.m, device=device, dtype=dtype)) if bias else None
         )
@@ -89,7 +84,7 @@ class KroneckerLinear(nn.Module):
     def set_nearest(self, W: Tensor) -> None:
         """Set the factors to the nearest ones of ``W [m, n]``: exact at full rank (see ``kron.nearest_factors``)."""
         for parameter, value in zip((self.S, self.A, self.B), kron.nearest_factors(W, self.shape, self.rank)):
-            parameter.copy_(value)
+            parameter.copy_(value.reshape(parameter.shape))
 
     @property
     def in_features(self) -> int:
@@ -109,15 +104,22 @@ class KroneckerLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """``W [m, n]``, materialized now; differentiable with respect to the factors."""
-        return kron.materialize(self.S, self.A, self.B)
+        return self.factors.materialize()
 
     @torch.no_grad()
     def zero_blocks(self) -> int:
         """How many blocks of ``W`` are exactly zero."""
-        return self.shape.blocks - int(kron.block_mask(self.weight, self.shape).sum())
+        return self.blocks - int(kron.block_mask(self.factors.materialize(), self.shape).sum())
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks ``W`` has, those of a whole stack together."""
+        return self.S.numel()
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., n] -> [..., m]`` by the chosen evaluation."""
+        if self.stack:
+            return torch.matmul(x, self.weight.mT)
         if self.evaluation == "materialize":
             return F.linear(x, self.weight, self.bias)
         evaluate = kron.a_first if self.evaluation == "a_first" else kron.b_first
@@ -131,6 +133,23 @@ class KroneckerLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.shape}, "
             f"rank={self.rank}, evaluation={self.evaluation}, bias={self.bias is not None}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedWeight:
+    """A block-sparse ``W [..., m, n]`` and its grid; of a convolution the unrolled ``[m, channels taps]``."""
+
+    weight: Tensor
+    shape: KroneckerShape
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return self.weight.numel() // (self.shape.m2 * self.shape.n2)
+
+    def zero_blocks(self) -> int:
+        """How many of them are exactly zero."""
+        return self.blocks - int(kron.block_mask(self.weight, self.shape).sum())
 
 
 class BlockSparseLinear(nn.Linear):
@@ -147,50 +166,15 @@ class BlockSparseLinear(nn.Linear):
         if bias is not None:
             self.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
 
+    @property
+    def folded(self) -> FoldedWeight:
+        """The weight on its block grid."""
+        return FoldedWeight(self.weight.detach(), self.shape)
+
     def zero_blocks(self) -> int:
         """How many blocks of ``W`` are exactly zero."""
-        return self.shape.blocks - int(kron.block_mask(self.weight.detach(), self.shape).sum())
+        return self.folded.zero_blocks()
 
     def extra_repr(self) -> str:
         """``nn.Linear``'s, with the block grid."""
         return f"{super().extra_repr()}, blocks={self.shape}"
-
-
-def site_name(path: str) -> str:
-    """A site's name from the path of its weight or of its factored layer: ``"encoder.fc1.weight" -> "encoder.fc1"``."""
-    return path.removesuffix(".weight") or "weight"
-
-
-def kronecker_layers(model: nn.Module) -> dict[str, KroneckerLinear]:
-    """Every factored layer of a model by the name of its site."""
-    return {site_name(path): m for path, m in model.named_modules() if isinstance(m, KroneckerLinear)}
-
-
-def folded_layers(model: nn.Module) -> dict[str, BlockSparseLinear]:
-    """Every folded layer of a model by the name of its site."""
-    return {site_name(path): m for path, m in model.named_modules() if isinstance(m, BlockSparseLinear)}
-
-
-def factors(model: nn.Module) -> dict[str, Factors]:
-    """The factors of every factored layer, by the name of its site: live tensors, so an edit is an edit."""
-    return {name: layer.factors for name, layer in kronecker_layers(model).items()}
-
-
-def sparsity(model: nn.Module) -> tuple[int, int]:
-    """``(zero blocks, blocks)`` over all factored and folded layers, counted on ``W``'s exactly-zero blocks."""
-    layers: list[KroneckerLinear | BlockSparseLinear] = [
-        *kronecker_layers(model).values(),
-        *folded_layers(model).values(),
-    ]
-    return sum(layer.zero_blocks() for layer in layers), sum(layer.shape.blocks for layer in layers)
-
-
-def require_module(value: object, error: type[KronfxError]) -> None:
-    """Raise ``error`` where a model was asked for and something else came."""
-    if not isinstance(value, nn.Module):
-        raise error(
-            "",
-            f"a {type(value).__name__} where the model belongs",
-            "a torch.nn.Module",
-            "pass the model itself",
-        )

@@ -1,0 +1,34 @@
+"""What a factored and a folded layer is, as a module.
+
+A Kronecker subgraph lives in one module, :class:`KroneckerLinear`, and a rewritten graph calls it. The subgraph could
+as well be spelled out node by node in its owner's graph, but then its site marks would be lost by pickling (fx retraces
+a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict`` keys would have no module to hang on.
+``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
+"""
+
+from kronfx.layers.adopted import adopt, factored_weights, release, released
+from kronfx.layers.convolution import BlockSparseConv, Convolution, KroneckerConv, block_sparse_conv
+from kronfx.layers.find import FOLDED, factors, folded_layers, kronecker_layers, require_module, site_name, sparsity
+from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+
+__all__ = [
+    "FOLDED",
+    "BlockSparseConv",
+    "BlockSparseLinear",
+    "Convolution",
+    "Factors",
+    "FoldedWeight",
+    "KroneckerConv",
+    "KroneckerLinear",
+    "adopt",
+    "block_sparse_conv",
+    "factored_weights",
+    "factors",
+    "folded_layers",
+    "kronecker_layers",
+    "release",
+    "released",
+    "require_module",
+    "site_name",
+    "sparsity",
+]

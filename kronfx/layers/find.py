@@ -1,0 +1,56 @@
+"""The rewritten layers of a model, by the names of their sites."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kronfx.errors import KronfxError
+from kronfx.layers.adopted import CHILD, released
+from kronfx.layers.convolution import BlockSparseConv
+from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+
+FOLDED = (BlockSparseLinear, BlockSparseConv)
+
+
+def site_name(path: str) -> str:
+    """A site's name from the path of its weight or of its factored layer: ``"encoder.fc1.weight" -> "encoder.fc1"``."""
+    atoms = [atom for atom in path.removesuffix(".weight").split(".") if atom != CHILD]
+    return ".".join(atoms) or "weight"
+
+
+def kronecker_layers(model: nn.Module) -> dict[str, KroneckerLinear]:
+    """Every factored layer of a model, convolutions and stacks too, by the name of its site."""
+    return {site_name(path): m for path, m in model.named_modules() if isinstance(m, KroneckerLinear)}
+
+
+def folded_layers(model: nn.Module) -> dict[str, FoldedWeight]:
+    """Every folded weight of a model by the name of its site."""
+    found: dict[str, FoldedWeight] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, FOLDED):
+            found[site_name(path)] = module.folded
+        for name, weight in released(module).items():
+            found[site_name(f"{path}.{name}" if path else name)] = weight
+    return found
+
+
+def factors(model: nn.Module) -> dict[str, Factors]:
+    """The factors of every factored layer, by the name of its site: live tensors, so an edit is an edit."""
+    return {name: layer.factors for name, layer in kronecker_layers(model).items()}
+
+
+def sparsity(model: nn.Module) -> tuple[int, int]:
+    """``(zero blocks, blocks)`` over all factored and folded layers, counted on ``W``'s exactly-zero blocks."""
+    layers: list[KroneckerLinear | FoldedWeight] = [*kronecker_layers(model).values(), *folded_layers(model).values()]
+    return sum(layer.zero_blocks() for layer in layers), sum(layer.blocks for layer in layers)
+
+
+def require_module(value: object, error: type[KronfxError]) -> None:
+    """Raise ``error`` where a model was asked for and something else came."""
+    if not isinstance(value, nn.Module):
+        raise error(
+            "",
+            f"a {type(value).__name__} where the model belongs",
+            "a torch.nn.Module",
+            "pass the model itself",
+        )
