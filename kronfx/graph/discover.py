@@ -64,6 +64,8 @@ class Match:
         """True when the owner does nothing but this linear map (``nn.Linear`` and whatever keeps its forward)."""
         if self.linear is None or self.graph is None or self.owner is self.graph:
             return False
+        if self.linear.transposed or self.target != "weight":  # the layer answers ``weight [m, n]``
+            return False
         linear = self.linear
         spelled = {n for n in (linear.x, linear.weight, linear.bias, linear.node) if n is not None}
         others = [n for n in self.graph.graph.nodes if n not in spelled and n.op != "output"]

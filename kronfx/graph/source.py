@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-# Operations that take a matrix as [..., m, n] ("upright"), and those that take it as [..., n, m].
-UPRIGHT = {"linear", "multi_head_attention_forward", "_native_multi_head_attention"}
-TURNED = {"matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "_grouped_mm", "grouped_mm"}
+# Operations that take a matrix as [..., m, n] ("upright"), and those that take it as [..., n, m]: and as which argument.
+UPRIGHT = {"linear": 1, "multi_head_attention_forward": None, "_native_multi_head_attention": None}
+TURNED = {"matmul": 1, "mm": 1, "bmm": 1, "_grouped_mm": 1, "grouped_mm": 1, "addmm": 2, "baddbmm": 2}
+LIBRARIES = {"torch", "nn", "F", "functional"}
 PASSING = {"to", "type_as", "contiguous"}
 TURNING = {"t", "transpose", "T", "mT"}
 ASKING = {"shape", "dtype", "device", "size", "dim", "ndim", "numel", "requires_grad", "is_cuda", "layout"}
@@ -78,10 +79,22 @@ def _use(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool | str:
         return "asked"
     if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.MatMult) and parent.right is node:
         return not turned
-    called = parent.func if isinstance(parent, ast.Call) else parents.get(parent)
-    if isinstance(parent, ast.keyword) and isinstance(called, ast.Call):
-        called = called.func
-    function = getattr(called, "attr", getattr(called, "id", ""))
-    if function in UPRIGHT:
-        return turned
-    return not turned if function in TURNED else "other"
+    if isinstance(parent, ast.keyword):
+        call = parents[parent]
+        return _argument(call, None, turned) if isinstance(call, ast.Call) else "other"
+    return _argument(parent, node, turned) if isinstance(parent, ast.Call) else "other"
+
+
+def _argument(call: ast.Call, node: ast.AST | None, turned: bool) -> bool | str:
+    """What a call does with its argument ``node``, or with one it takes by keyword."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if name not in UPRIGHT and name not in TURNED:
+        return "other"
+    wanted = UPRIGHT.get(name, TURNED.get(name))
+    is_method = (
+        isinstance(call.func, ast.Attribute)
+        and getattr(call.func.value, "attr", getattr(call.func.value, "id", "")) not in LIBRARIES
+    )
+    if node is not None and wanted is not None and call.args.index(node) + is_method != wanted:  # type: ignore[arg-type]
+        return "other"
+    return turned if name in UPRIGHT else not turned
