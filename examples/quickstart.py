@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import kronfx as kx
 
-EPOCHS, BATCH, LEARNING_RATE, TARGET = 60, 64, 3e-3, 0.8
+EPOCHS, BATCH, LEARNING_RATE, TARGET = 40, 64, 1e-2, 0.7
 BATCH_SIZES = (1, 7, 256)
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -122,7 +122,7 @@ def main() -> None:
     x, x_test, y, y_test = digits(arguments.seed)
 
     dense = mlp()
-    plan = kx.plan(dense, rank=4, block={"0": (8, 4), "2": (8, 8), "4": (2, 8)})
+    plan = kx.plan(dense, rank=4, block={"0": (16, 8), "2": (16, 16), "4": (2, 16)})
     print(plan, "\n")
     factored = kx.factorize(dense, plan)
     train(dense, x, y, None)
