@@ -105,7 +105,7 @@ def main() -> None:
     (images, labels), (test_images, test_labels) = mnist.load(options.data)
 
     dense = LeNet5()
-    plan = kx.plan(dense, rank=RANK, block=BLOCKS)
+    plan = kx.plan(dense, rank=RANK, block=BLOCKS, include="fc*")
     print(plan, "\n")
     factored = kx.factorize(dense, plan)
     start = time.perf_counter()

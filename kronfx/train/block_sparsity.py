@@ -108,7 +108,7 @@ class BlockSparsity:
     def sparsity(self) -> float:
         """The share in [0, 1] of blocks of ``W`` that are exactly zero, over all factored layers; forms no ``W``."""
         layers = self._layers.values()
-        return sum(map(zero_blocks, layers)) / sum(layer.shape.blocks for layer in layers)
+        return sum(map(zero_blocks, layers)) / sum(layer.blocks for layer in layers)
 
     def _toward(self, target: float, rates: list[float]) -> float:
         """The strength of this step: ours, or the smaller one at which the share of zero blocks is the target."""
@@ -154,8 +154,8 @@ def hold_scale(layer: KroneckerLinear) -> None:
 
 def zero_blocks(layer: KroneckerLinear) -> int:
     """Blocks of ``W`` whose every coefficient ``S[p, j] A_i[p, j]`` is exactly zero, ranks with ``B_i = 0`` aside."""
-    live = layer.B.flatten(1).ne(0).any(dim=1).view(-1, 1, 1)
-    return layer.shape.blocks - int((layer.S * layer.A * live).ne(0).any(dim=0).sum())
+    live = layer.B.flatten(-2).ne(0).any(dim=-1)[..., None, None]
+    return layer.blocks - int((layer.S.unsqueeze(-3) * layer.A * live).ne(0).any(dim=-3).sum())
 
 
 def _label(name: str, layer: KroneckerLinear) -> str:
