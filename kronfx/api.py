@@ -113,7 +113,7 @@ def export_onnx(
       (``dynamic_shapes`` takes over, as ``torch.export`` understands it, where that is not what the model needs).
     - ``lowering``: how each rewritten layer runs. ``"dense"``: one MatMul; the file stores the surviving blocks only
       and rebuilds the weight when the session loads. ``"factors"``: the factored evaluation itself (for a model that
-      is not folded yet). ``"auto"``: ``factors`` where they take fewer multiply-adds than the dense product.
+      is not folded yet), save where that is to form the weight anyway. ``"auto"``: ``factors`` wherever there are some.
     - ``verify``: run the file in onnxruntime against the model at ``batch_sizes`` before it gets its name.
 
     The model is left untouched; the file is written whole or not at all. Raises ExportError, VerificationError.
@@ -133,13 +133,11 @@ def export_onnx(
 def _to_fold(model: nn.Module, lowering: str) -> set[str]:
     """The factored sites that the lowering wants as dense weights."""
     factored = kronecker_layers(model)
+    if lowering not in ("auto", "dense", "factors"):
+        raise ExportError("", f"lowering={lowering!r}", "one of 'auto', 'dense', 'factors'", "choose one of these")
+    if lowering == "factors" and not factored:
+        remedy = "export the factored model itself, not its fold"
+        raise ExportError("", "no factored layer in this model", "factors for lowering='factors'", remedy)
     if lowering == "dense":
         return set(factored)
-    if lowering == "factors":
-        if not factored:
-            remedy = "export the factored model itself, not its fold"
-            raise ExportError("", "no factored layer in this model", "factors for lowering='factors'", remedy)
-        return set()
-    if lowering != "auto":
-        raise ExportError("", f"lowering={lowering!r}", "one of 'auto', 'dense', 'factors'", "choose one of these")
     return {name for name, layer in factored.items() if layer.evaluation == "materialize"}
