@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from kronfx.graph.normalize import Linear, canonical, transposes
 from kronfx.graph.source import ASKING, LinearUse, linear_use
@@ -190,6 +191,8 @@ def _unfit(weight: _Weight, tied: dict[str, str]) -> str | None:
         return "uninitialized: run one forward pass first"
     if weight.path in tied:
         return f"tied to {tied[weight.path]}: factors of one would not be the other's (untie=True accepts that)"
+    if isinstance(weight.owner, ParametrizationList):
+        return "a parametrization computes the layer's weight from it: remove the parametrization first"
     if weight.parameter.dtype not in FLOATS:
         return f"dtype {str(weight.parameter.dtype).removeprefix('torch.')} is not a floating type kronfx computes in"
     return None
@@ -198,14 +201,14 @@ def _unfit(weight: _Weight, tied: dict[str, str]) -> str | None:
 def _match(weight: _Weight, graph: fx.GraphModule | Untraceable) -> Match | str:
     """The one linear map that reads this weight in its owner's graph, else its adoption, or why there is neither."""
     if isinstance(graph, Untraceable):
-        return _adoption(weight) or graph.reason
+        return _adoption(weight, graph.reason)
     reads = [n for n in graph.graph.nodes if n.op == "get_attr" and n.target == weight.target]
     users = [use for read in reads for user in read.users for use in (user.users if transposes(user) else (user,))]
     if not users:
         return "its owner's forward never reads it"
     if len(users) > 1:
         reason = f"used {len(users)} times in its owner's forward: one set of factors could not serve each use"
-        return (_adoption(weight) if any(map(_asks, users)) else None) or reason
+        return _adoption(weight, reason) if any(map(_asks, users)) else reason
     linear = canonical(users[0])
     if isinstance(linear, str):
         return linear
@@ -213,7 +216,7 @@ def _match(weight: _Weight, graph: fx.GraphModule | Untraceable) -> Match | str:
     fits = linear is not None and linear.weight in reads and (dims == 2) == (linear.convolution is None)
     if linear is None or not fits:
         reason = f"read by {_operation(users[0])}, which is no linear map that kronfx rewrites"
-        return _adoption(weight) or reason
+        return _adoption(weight, reason)
     match = Match(_site(weight, linear), weight.owner, weight.target, weight.parameter, graph, linear)
     if match.is_whole_owner:
         return replace(match, site=replace(match.site, kind=type(weight.owner).__name__))
@@ -228,13 +231,16 @@ def _site(weight: _Weight, linear: Linear) -> Site:
     return Site(site_name(weight.path), linear.spelling, m, n * taps, _dtype(weight), taps=taps)
 
 
-def _adoption(weight: _Weight) -> Match | None:
-    """The weight as a property of its owner, where the owner's source uses it as a matrix and as nothing else."""
+def _adoption(weight: _Weight, reason: str) -> Match | str:
+    """The weight as a property of its owner, where the owner's source uses it as a matrix and as nothing else; a reason
+    not to, the other use where there is one."""
     if isinstance(weight.owner, fx.GraphModule) or weight.parameter.ndim not in (2, 3):
-        return None
+        return reason
     use = linear_use(weight.owner, weight.target)
     if use is None:
-        return None
+        return reason
+    if isinstance(use, str):
+        return f"its owner uses it in `{use}`, which is no linear map that kronfx rewrites"
     *stack, m, n = weight.parameter.mT.shape if use.transposed else weight.parameter.shape
     name, kind = site_name(weight.path), type(weight.owner).__name__
     site = Site(name, kind, m, n, _dtype(weight), stack=math.prod(stack), formed=True)

@@ -24,8 +24,8 @@ aten = torch.ops.aten
 class Linear:
     """The canonical node: ``node = x @ W^T (+ bias)`` with ``W [m, n]`` read by the ``get_attr`` node ``weight``.
 
-    ``transposed``: the parameter is stored ``[n, m]``. ``convolution``: the node is ``conv(x, W) (+ bias)`` instead, with
-    ``W [m, channels, *kernel]``; ``kernel`` is left empty, being the weight's to know.
+    ``transposed``: the parameter is stored ``[n, m]``. ``convolution``: the node is ``conv(x, W) (+ bias)`` instead,
+    with ``W [m, channels, *kernel]``; ``kernel`` is left empty, being the weight's to know.
     """
 
     node: fx.Node

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-# Operations that take a matrix as [..., m, n] ("upright"), and those that take it as [..., n, m]: and as which argument.
+# Operations that take a matrix as [..., m, n] ("upright"), and those that take it as [..., n, m]; as which argument.
 UPRIGHT = {"linear": 1, "multi_head_attention_forward": None, "_native_multi_head_attention": None}
 TURNED = {"matmul": 1, "mm": 1, "bmm": 1, "_grouped_mm": 1, "grouped_mm": 1, "addmm": 2, "baddbmm": 2}
 LIBRARIES = {"torch", "nn", "F", "functional"}
 PASSING = {"to", "type_as", "contiguous"}
 TURNING = {"t", "transpose", "T", "mT"}
 ASKING = {"shape", "dtype", "device", "size", "dim", "ndim", "numel", "requires_grad", "is_cuda", "layout"}
-BUILDING = ("__init__", "reset_parameters", "_reset_parameters", "extra_repr", "__setstate__")
+BUILDING = ("init", "reset", "repr", "setstate", "load")  # in the names of methods that do not compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,21 @@ class LinearUse:
     transposed: bool
 
 
-def linear_use(owner: nn.Module, name: str) -> LinearUse | None:
-    """How the owner's class uses ``self.name``: as a linear map's matrix only, or otherwise None."""
+def linear_use(owner: nn.Module, name: str) -> LinearUse | str | None:
+    """How the owner's class uses ``self.name``: as a linear map's matrix only; the first other use, as its source has
+    it; or None where the source does not say."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(type(owner))))
     except (OSError, TypeError, SyntaxError):
         return None
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    uses = [_use(node, parents) for node in ast.walk(tree) if _reads(node, name) and not _builds(node, parents)]
-    linear = {use for use in uses if isinstance(use, bool)}
-    return LinearUse(linear.pop()) if len(linear) == 1 and "other" not in uses else None
+    reads = [node for node in ast.walk(tree) if _reads(node, name) and not _builds(node, parents)]
+    uses = [(_use(node, parents), node) for node in reads]
+    for use, node in uses:
+        if use == "other":
+            return ast.unparse(parents[node]).partition("\n")[0][:80]
+    linear = {use for use, _ in uses if isinstance(use, bool)}
+    return LinearUse(linear.pop()) if len(linear) == 1 else None
 
 
 def _reads(node: ast.AST, name: str) -> bool:
@@ -55,7 +60,7 @@ def _reads(node: ast.AST, name: str) -> bool:
 def _builds(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
     while node in parents:
         node = parents[node]
-        if isinstance(node, ast.FunctionDef) and node.name in BUILDING:
+        if isinstance(node, ast.FunctionDef) and any(part in node.name for part in BUILDING):
             return True
     return False
 
