@@ -22,8 +22,8 @@ all ``B_i`` and all blocks of ``A`` to their first norm    98.93       98.56    
 =========================================================  ==========  ==========  ===========  ===========
 
 The third row looks as good as the fourth, but sends every growth of ``A`` into ``S``: on a small regression ``S``
-passed 1000 and the fit was lost, at a rate of 0.015 LeNet-5 fell to 95.89 (60%, seed 0), and plain SGD diverged (linear, rate
-0.05) where the fourth gave 91.16. The fourth is the simplest of those that work: it is what runs.
+passed 1000 and the fit was lost, at a rate of 0.015 LeNet-5 fell to 95.89 (60%, seed 0), and plain SGD diverged
+(linear, rate 0.05) where the fourth gave 91.16. The fourth is the simplest of those that work: it is what runs.
 """
 
 from __future__ import annotations
