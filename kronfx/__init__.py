@@ -7,11 +7,13 @@ train cheaply, and folds them back into block-sparse weights that run fast as pl
     folded = kx.fold(model)                          # block-sparse weights
     kx.export_onnx(folded, "model.onnx", example)    # verified in onnxruntime
 
-``kx.plan`` shows what would become of each layer, ``kx.inspect`` what has, ``kx.train`` makes blocks vanish.
+``kx.plan`` shows what would become of each layer, ``kx.inspect`` what has, ``kx.train`` makes blocks vanish,
+``kx.save`` and ``kx.load`` keep a model.
 """
 
 from kronfx import train
 from kronfx.api import export_onnx, factorize, plan
+from kronfx.checkpoint import load, save
 from kronfx.deploy import ExportReport
 from kronfx.errors import KronfxError
 from kronfx.graph import fold, graph
@@ -34,7 +36,9 @@ __all__ = [
     "fold",
     "graph",
     "inspect",
+    "load",
     "plan",
+    "save",
     "solve",
     "train",
 ]

@@ -73,6 +73,12 @@ class VerificationError(ExportError):
     """The exported graph does not compute what the model computes."""
 
 
+class CheckpointError(KronfxError):
+    """No checkpoint was written, or none was loaded: what is on disk and in memory is as it was before."""
+
+    stage = "checkpoint"
+
+
 class InspectError(KronfxError):
     """There is nothing here that kronfx can describe."""
 

@@ -8,7 +8,7 @@ import kronfx as kx
 
 PUBLIC = {
     "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Report", "Solution", "export_onnx",
-    "factorize", "factors", "fold", "graph", "inspect", "plan", "solve", "train",
+    "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve", "train",
 }  # fmt: skip
 
 
@@ -41,6 +41,8 @@ def test_signatures_of_the_contract() -> None:
         "export_onnx": ["model", "path", "example_inputs", "lowering", "verify"],
         "solve": ["out_features", "in_features", "rank"],
         "graph": ["model", "example_inputs"],
+        "save": ["model", "folder"],
+        "load": ["model", "folder"],
     }
     for name, parameters in wanted.items():
         have = list(inspect.signature(getattr(kx, name)).parameters)
