@@ -149,7 +149,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="folder of a transformers causal language model with its tokenizer")
     parser.add_argument("--data", type=Path, default=SHARED, help="a text file (default: tinyshakespeare, if there)")
     parser.add_argument("--steps", type=int, default=300, help="of the dense and of the factored training each")
-    parser.add_argument("--strength", type=float, default=3.0, help="of the penalty, to begin with")
+    parser.add_argument("--strength", type=float, default=15.0, help="of the penalty, to begin with")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--block", type=int, nargs=2, default=(16, 16), metavar=("M2", "N2"))
     parser.add_argument("--target", type=float, default=0.5, help="share of blocks to drive to zero")
@@ -163,7 +163,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Train both, print the table."""
     given, here = arguments(), place()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // here.world))
     text = tokens(given.data, given.model)
     training, validation = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]
     table = Table(title=f"{given.data.name}, {here.world} process{'es' if here.world > 1 else ''}")

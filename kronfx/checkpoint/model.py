@@ -18,7 +18,6 @@ from kronfx.graph.fold import graphs, subgraphs
 from kronfx.layers import (
     KroneckerConv,
     KroneckerLinear,
-    factored_weights,
     folded_layers,
     kronecker_layers,
     require_module,
@@ -59,21 +58,16 @@ def load(model: nn.Module, folder: PathLike) -> nn.Module:
 
 def _plan(model: nn.Module) -> Plan:
     """The plan that makes a dense model's sites the factored layers of this one."""
-    formed = {layer for owner in model.modules() for layer in factored_weights(owner).values()}
-    return Plan(
-        tuple(
-            Choice(_site(name, layer, layer in formed), layer.shape, layer.rank, layer.evaluation)
-            for name, layer in kronecker_layers(model).items()
-        )
-    )
+    layers = kronecker_layers(model).items()
+    return Plan(tuple(Choice(_site(name, layer), layer.shape, layer.rank, layer.evaluation) for name, layer in layers))
 
 
-def _site(name: str, layer: KroneckerLinear, formed: bool) -> Site:
+def _site(name: str, layer: KroneckerLinear) -> Site:
     kernel = layer.convolution.kernel if isinstance(layer, KroneckerConv) else ()
     kind = " ".join((type(layer).__name__, "x".join(map(str, kernel)))).strip()
     dtype = str(layer.S.dtype).removeprefix("torch.")
-    size = {"m": layer.shape.m, "n": layer.shape.n, "stack": math.prod(layer.stack), "taps": math.prod(kernel)}
-    return Site(name, kind, **size, dtype=dtype, formed=formed)
+    stack, taps = math.prod(layer.stack), math.prod(kernel)
+    return Site(name, kind, layer.shape.m, layer.shape.n, dtype, stack, taps)
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

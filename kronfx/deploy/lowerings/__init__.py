@@ -55,8 +55,10 @@ def lower(model: nn.Module) -> Lowered:
         for name, child in list(parent._modules.items()):  # named_children would hide the second use of a tied layer
             if child in made:
                 parent.register_module(name, made[child])
-    folded = {site: weight for site, weight in folded_layers(model).items() if weight.weight.dim() == 2}
-    return Lowered(made.get(model, model), {**folded, **sites})
+    for site, weight in folded_layers(model).items():
+        if weight.weight.dim() == 2:  # a stack of experts is stored dense
+            sites.setdefault(site, weight)
+    return Lowered(made.get(model, model), sites)
 
 
 def _lowered(layer: KroneckerLinear | BlockSparseLinear) -> BlockSparseLinear | factors.StoredFactors:
