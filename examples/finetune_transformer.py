@@ -177,7 +177,7 @@ def main() -> None:
 
     trained = dense_model(given.model)
     trained.load_state_dict(gathered(model))
-    plan = kx.plan(trained, rank=given.rank, block=tuple(given.block), exclude="lm_head")
+    plan = kx.plan(trained, rank=given.rank, block=tuple(given.block))
     factored = kx.factorize(trained, plan, init="nearest").to(here.device)
     model = spread(factored, here, given.fsdp)
     size, before = factored.num_parameters(), evaluate(model, validation, here)

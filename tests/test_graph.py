@@ -317,3 +317,35 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     tolerance = 40 * torch.finfo(dtype).eps  # a few roundings of factors, products and outputs of order 1
     torch.testing.assert_close(rewritten(x), model(x), rtol=tolerance, atol=tolerance)
     assert kx.fold(rewritten)(x).dtype == dtype
+
+
+@torch.no_grad()
+def test_an_owner_folds_in_parts() -> None:
+    from kronfx.graph import fold_sites
+
+    torch.manual_seed(0)
+    factored = kx.factorize(models.Functional().eval(), rank=2)
+    x = torch.randn(2, 18)
+    part = fold_sites(copy.deepcopy(factored), {"w1"})
+    torch.testing.assert_close(part(x), factored(x), **CLOSE)
+    assert set(kx.factors(part)) == {"w2", "fc", "unused"}
+    whole = kx.fold(part)
+    assert not kx.factors(whole)
+    torch.testing.assert_close(whole(x), factored(x), **CLOSE)
+    again = kx.factorize(kx.fold(factored), rank="full", init="nearest")
+    torch.testing.assert_close(again(x), factored(x), **CLOSE)
+    assert set(kx.factors(again)) == set(kx.factors(factored))
+
+
+@torch.no_grad()
+def test_an_owner_is_rewritten_in_parts() -> None:
+    torch.manual_seed(0)
+    model, x = models.Functional().eval(), torch.randn(2, 18)
+    first = kx.factorize(model, rank="full", init="nearest", include=["w1"])
+    second = kx.factorize(first, rank="full", init="nearest", include=["w2"])
+    assert set(kx.factors(second)) == {"w1", "w2"}
+    assert set(kx.factors(first)) == {"w1"}
+    torch.testing.assert_close(second(x), model(x), **CLOSE)
+    torch.testing.assert_close(first(x), model(x), **CLOSE)
+    assert not torch.equal(second.train()(x), second(x)), "no dropout in training"
+    torch.testing.assert_close(kx.fold(second).eval()(x), model(x), **CLOSE)

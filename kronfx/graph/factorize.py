@@ -16,7 +16,8 @@ from kronfx.errors import FactorizeError
 from kronfx.graph.discover import Match, discover
 from kronfx.graph.normalize import Linear, canonical
 from kronfx.graph.swap import swap
-from kronfx.layers import KroneckerConv, KroneckerLinear, adopt, kronecker_layers
+from kronfx.graph.trace import source
+from kronfx.layers import CHILD, KroneckerConv, KroneckerLinear, adopt, kronecker_layers, respell
 from kronfx.records import Choice, Plan
 
 Init = Literal["random", "nearest"]
@@ -39,18 +40,24 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     chosen = _matched(model, plan)
     layers = [_layer(match, choice, init) for match, choice in chosen]
     replacements: dict[nn.Module, nn.Module] = {}
+    retraced: dict[fx.GraphModule, nn.Module] = {}
     for (match, _), layer in zip(chosen, layers):
         if match.adopted is not None:
             adopt(match.owner, match.target, layer, match.adopted.transposed)
         elif match.is_whole_owner:
             replacements[match.owner] = layer
         elif match.graph is not None and match.linear is not None:
-            _rewrite(match.graph, match.linear.node, layer)
-            if match.graph is not match.owner:
-                replacements[match.owner] = match.graph
-    for graph in {match.graph for match, _ in chosen if match.graph is not None and not match.is_whole_owner}:
+            own = match.graph is match.owner
+            place = match.target if own else f"{CHILD}.{match.target}"
+            _rewrite(match.graph, match.linear.node, layer, place)
+            retraced[match.graph] = match.owner
+            if not own:
+                adopt(match.owner, match.target, layer, match.linear.transposed)
+    for graph, owner in retraced.items():
         graph.graph.lint()
         graph.recompile()
+        if graph is not owner:
+            respell(owner, source(graph), dict(graph.get_submodule(CHILD).named_children()))
     model = swap(model, replacements)
     _mark_calls(model)
     _check(model, plan)
@@ -99,7 +106,8 @@ def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, Choice]]:
 def _check_choice(choice: Choice) -> None:
     """A plan is an editable value: what was edited must still be possible."""
     shape, site = choice.shape, choice.site
-    if (shape.m, shape.n) != (site.m, site.n):
+    sizes = (shape.m1, shape.n1, shape.m2, shape.n2)
+    if (shape.m, shape.n) != (site.m, site.n) or min(sizes) < 1 or shape.n2 % site.taps:
         raise FactorizeError(
             site.label,
             f"the blocks {shape} give {shape.m}x{shape.n}",
@@ -178,17 +186,17 @@ def _spread(W: torch.Tensor) -> float | None:
     return std if 0 < std < float("inf") else None
 
 
-def _rewrite(module: fx.GraphModule, node: fx.Node, layer: KroneckerLinear) -> None:
-    """Replace the canonical node by a call of the layer, which takes the weight's place under the weight's name.
+def _rewrite(module: fx.GraphModule, node: fx.Node, layer: KroneckerLinear, place: str) -> None:
+    """Replace the canonical node by a call of the layer, which goes to ``place``; the weight goes.
 
     A bias stays where and what it was: it is added after.
     """
     linear = cast(Linear, canonical(node))  # read anew: what goes in may have been replaced since it was found
     graph, target = module.graph, str(linear.weight.target)
     _remove_parameter(module, target)
-    module.add_submodule(target, layer)
+    module.add_submodule(place, layer)
     with graph.inserting_after(linear.node):
-        result = call = graph.call_module(target, (linear.x,))
+        result = call = graph.call_module(place, (linear.x,))
     if linear.bias is not None:
         with graph.inserting_after(call):
             result = graph.call_function(torch.add, (call, linear.bias))

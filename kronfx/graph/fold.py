@@ -23,6 +23,7 @@ from kronfx.layers import (
     kronecker_layers,
     release,
     require_module,
+    respelled,
 )
 from kronfx.records import KroneckerShape
 
@@ -58,9 +59,11 @@ def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0)
     chosen = {name: layer for name, layer in kronecker_layers(model).items() if name in names}
     weights = {layer: _weight(name, layer.factors, threshold) for name, layer in chosen.items()}
     for owner in list(model.modules()):
-        for name, layer in factored_weights(owner).items():
-            if layer in weights:
-                release(owner, name, weights.pop(layer))
+        held = {name: layer for name, layer in factored_weights(owner).items() if layer in weights}
+        if held.keys() < respelled(owner):
+            continue  # its forward still calls the others: these become folded layers in their places
+        for name, layer in held.items():
+            release(owner, name, weights.pop(layer))
     folded: dict[nn.Module, nn.Module] = {
         layer: _folded(W, layer.bias, layer.shape, getattr(layer, "convolution", None)) for layer, W in weights.items()
     }
@@ -76,7 +79,7 @@ def _weight(name: str, factors: Factors, threshold: float) -> Tensor:
     S, A, B = factors.S.detach(), factors.A.detach(), factors.B.detach()
     if not all(bool(torch.isfinite(factor).all()) for factor in (S, A, B)):
         raise FoldError(label, "NaN or infinite factors", "finite factors", "train again from an earlier checkpoint")
-    W = kron.materialize(torch.where(S.abs() > threshold, S, 0), A, B)
+    W = kron.materialize(torch.where(S.abs() > threshold, S, 0), A, B).contiguous()
     return W.requires_grad_(factors.S.requires_grad)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from kronfx.layers import CHILD
+
 
 class ModesDiffer(Exception):
     """The two modes run different operations."""
@@ -51,6 +53,8 @@ def _module(owner: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     module = fx.GraphModule(owner, graph, class_name=type(owner).__name__)
     for name in ("_parameters", "_buffers", "_modules"):
         getattr(module, name).update(getattr(owner, name))
+    if CHILD in module._modules:  # what an earlier pass left: ours to add to, not the owner's
+        module.add_module(CHILD, nn.ModuleDict(dict(module.get_submodule(CHILD).named_children())))
     module._non_persistent_buffers_set |= owner._non_persistent_buffers_set
     for name, value in vars(owner).items():
         if not name.startswith("_") and name not in vars(module):
@@ -73,7 +77,7 @@ def _merged(module: fx.GraphModule, node: fx.Node, ours: Any, theirs: Any) -> An
 
 
 def _mode_constant(module: fx.GraphModule, node: fx.Node, training: Any, evaluation: Any) -> fx.Node:
-    name = f"mode_constant_{sum(isinstance(child, ModeConstant) for child in module.children())}"
+    name = f"{CHILD}.mode_constant_{sum(isinstance(child, ModeConstant) for child in module.modules())}"
     module.add_submodule(name, ModeConstant(training, evaluation).train(module.training))
     with module.graph.inserting_before(node):
         return module.graph.call_module(name)

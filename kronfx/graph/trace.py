@@ -45,11 +45,19 @@ def trace_owner(owner: nn.Module) -> fx.GraphModule | Untraceable:
         frozen = _frozen_argument(owner, graph)
         if frozen is not None:
             return Untraceable(f"its forward branches on the optional argument {frozen!r}, which a trace would freeze")
-        return modes.merge(owner, _in_mode(owner, True), _in_mode(owner, False))
+        merged = modes.merge(owner, _in_mode(owner, True), _in_mode(owner, False))
+        source(merged)
+        return merged
     except modes.ModesDiffer as error:
         return Untraceable(str(error))
     except Exception as error:
         return Untraceable(f"its forward cannot be traced ({stopping_line(error)}: {_first_line(error)})")
+
+
+def source(graph: fx.GraphModule) -> str:
+    """The forward of a graph as source, its imports before it: what a copy in another process can run."""
+    _, (_, imports) = graph.__reduce__()
+    return f"{imports}\n{graph.code}"
 
 
 def _trace(owner: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:

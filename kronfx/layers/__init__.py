@@ -6,12 +6,13 @@ a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict
 ``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
-from kronfx.layers.adopted import adopt, factored_weights, release, released
+from kronfx.layers.adopted import CHILD, adopt, factored_weights, release, released, respell, respelled
 from kronfx.layers.convolution import BlockSparseConv, Convolution, KroneckerConv, block_sparse_conv
 from kronfx.layers.find import FOLDED, factors, folded_layers, kronecker_layers, require_module, site_name, sparsity
 from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
 
 __all__ = [
+    "CHILD",
     "FOLDED",
     "BlockSparseConv",
     "BlockSparseLinear",
@@ -29,6 +30,8 @@ __all__ = [
     "release",
     "released",
     "require_module",
+    "respell",
+    "respelled",
     "site_name",
     "sparsity",
 ]

@@ -1,19 +1,21 @@
-"""Owners that keep their forward: a weight becomes a property, computed from its factors.
+"""Owners that stay who they are: a weight becomes a property, computed from its factors.
 
-A module whose forward cannot be traced (attention that branches on its masks, experts that loop over tokens) still
-reads its weight by name. Its class gives way to a subclass of the same name in which that name is a property; the
-factors live in a child, ``kronecker``. Nothing else changes: forward, hooks, ``isinstance``, attributes, pickling,
-copying. The weight is formed once per forward, however often it is read.
+The owner's class gives way to a subclass of the same name in which the weight's name is a property; the factors live
+in a child, ``kronecker``. Nothing else changes: hooks, ``isinstance``, attributes, methods, pickling, copying, and
+``release`` takes it all back. An owner whose forward was rewritten gets that forward, as source, which evaluates the
+factors. One whose forward cannot be traced (attention that branches on its masks, experts that loop over tokens) keeps
+its own, which reads the property; the weight is then formed once per forward, however often it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from kronfx.layers.convolution import KroneckerConv
 from kronfx.layers.linear import FoldedWeight, KroneckerLinear
 from kronfx.records import KroneckerShape
 
@@ -25,23 +27,39 @@ GRIDS = "kronecker_grids"
 
 def adopt(owner: nn.Module, name: str, layer: KroneckerLinear, transposed: bool) -> None:
     """Let ``owner.name`` be computed from ``layer``, transposed ``[..., n, m]`` where the owner stores it so."""
-    base, names = _origin(owner)
+    base, names, source = _origin(owner)
     delattr(owner, name)
+    vars(owner).get(GRIDS, {}).pop(name, None)
     if CHILD not in owner._modules:
         owner.add_module(CHILD, nn.ModuleDict())
     cast(nn.ModuleDict, owner._modules[CHILD])[name] = layer
-    owner.__class__ = _adopted(base, (*names, (name, transposed)))
+    owner.__class__ = _adopted(base, (*names, (name, transposed)), source)
+
+
+def respell(owner: nn.Module, source: str, children: Mapping[str, nn.Module]) -> None:
+    """Give an owner of adopted weights the ``forward`` that ``source`` defines; ``children`` are what else it calls."""
+    base, names, _ = _origin(owner)
+    cast(nn.ModuleDict, owner._modules[CHILD]).update(children)
+    owner.__class__ = _adopted(base, names, source)
+
+
+def respelled(owner: nn.Module) -> set[str]:
+    """The weights whose layers an owner's rewritten forward calls; none where the owner keeps its forward."""
+    _, names, source = _origin(owner)
+    return set() if source is None else {name for name, _ in names}
 
 
 def release(owner: nn.Module, name: str, W: Tensor) -> None:
-    """Make ``owner.name`` a parameter again: ``W [..., m, n]``, and remember its block grid."""
-    base, names = _origin(owner)
+    """Make ``owner.name`` a parameter again: ``W [..., m, n]`` (or an unrolled kernel), and remember its block grid."""
+    base, names, source = _origin(owner)
     transposed = dict(names)[name]
     layer = cast(nn.ModuleDict, owner._modules[CHILD]).pop(name)
+    if isinstance(layer, KroneckerConv):
+        W = W.unflatten(-1, (-1, *layer.convolution.kernel))
     left = tuple(entry for entry in names if entry[0] != name)
     if not left:
         delattr(owner, CHILD)
-    owner.__class__ = _adopted(base, left) if left else base
+    owner.__class__ = _adopted(base, left, source) if left else base
     value = W.detach().mT.contiguous() if transposed else W.detach().clone()
     owner.register_parameter(name, nn.Parameter(value, requires_grad=W.requires_grad))
     vars(owner).setdefault(GRIDS, {})[name] = layer.shape, transposed
@@ -53,7 +71,8 @@ def released(owner: nn.Module) -> dict[str, FoldedWeight]:
     found = {}
     for name, (shape, transposed) in grids.items():
         weight = getattr(owner, name).detach()
-        found[name] = FoldedWeight(weight.mT if transposed else weight, shape)
+        W = weight.mT if transposed else weight
+        found[name] = FoldedWeight(W if W.shape[-2:] == (shape.m, shape.n) else W.flatten(1), shape)
     return found
 
 
@@ -65,28 +84,32 @@ def factored_weights(owner: nn.Module) -> dict[str, KroneckerLinear]:
     )
 
 
-def _origin(owner: nn.Module) -> tuple[type[nn.Module], Names]:
+Origin = tuple[type[nn.Module], Names, str | None]  # the class it was, the properties, the rewritten forward's source
+
+
+def _origin(owner: nn.Module) -> Origin:
     cls = type(owner)
-    return getattr(cls, "_kronecker_origin", (cls, ()))
+    return getattr(cls, "_kronecker_origin", (cls, (), None))
 
 
-_CLASSES: dict[tuple[type[nn.Module], Names], type[nn.Module]] = {}
+_CLASSES: dict[Origin, type[nn.Module]] = {}
 
 
-def _adopted(base: type[nn.Module], names: Names) -> type[nn.Module]:
-    """The subclass of ``base`` in which these names are properties: one for one set of names, whoever asks."""
-    return _CLASSES.get((base, names)) or _CLASSES.setdefault((base, names), _made(base, names))
+def _adopted(base: type[nn.Module], names: Names, source: str | None) -> type[nn.Module]:
+    """The subclass of ``base`` in which these names are properties: one for equal arguments, whoever asks."""
+    origin = base, names, source
+    return _CLASSES.get(origin) or _CLASSES.setdefault(origin, _made(base, names, source))
 
 
-def _made(base: Any, names: Names) -> type[nn.Module]:
+def _made(base: Any, names: Names, source: str | None) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: property(_reader(name, transposed)) for name, transposed in names}
     namespace |= {
-        "_kronecker_origin": (base, names),
+        "_kronecker_origin": (base, names, source),
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
-        "__reduce_ex__": lambda self, _protocol: (_blank, (base, names), self.__getstate__()),
-        "forward": _reading_once(base.forward),
+        "__reduce_ex__": lambda self, _protocol: (_blank, (base, names, source), self.__getstate__()),
+        "forward": _reading_once(base.forward) if source is None else _compiled(source),
     }
     return type(base.__name__, (base,), namespace)
 
@@ -117,7 +140,14 @@ def _reading_once(forward: Callable[..., Any]) -> Callable[..., Any]:
     return reading_once
 
 
-def _blank(base: type[nn.Module], names: Names) -> nn.Module:
+def _compiled(source: str) -> Any:
+    """The function ``forward`` that the source of an fx graph defines, its imports before it."""
+    namespace: dict[str, Any] = {}
+    exec(compile(source, "<kronfx forward>", "exec"), namespace)
+    return namespace["forward"]
+
+
+def _blank(base: type[nn.Module], names: Names, source: str | None) -> nn.Module:
     """An empty instance, for copy and pickle."""
-    cls = _adopted(base, names)
+    cls = _adopted(base, names, source)
     return cls.__new__(cls)
