@@ -6,7 +6,7 @@
 
 A dense model (``--model DIR``: weights and tokenizer from there; else a small Llama that reads bytes, trained here) is
 rewritten with ``init="nearest"`` and finetuned while whole blocks of its weights vanish. All processes together see the
-batches that one process sees alone, so the table it prints is the same.
+batches that one process sees alone, so the table it prints is the same (but for what dropout draws, if there is any).
 """
 
 from __future__ import annotations

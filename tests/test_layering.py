@@ -20,6 +20,8 @@ HOMES = {
     "onnx_ir": {"deploy"},
     "onnxruntime": {"deploy"},
     "onnxscript": {"deploy"},
+    "transformers": {"train"},
+    "lightning": {"train"},
 }
 NO_TORCH = {"errors", "tables", "files", "records", "cost", "solver", "planner"}
 

@@ -6,7 +6,6 @@ modules swapped, which may not: a model is rewritten whole or not at all, in pla
 
 from __future__ import annotations
 
-import copy
 from typing import Literal, cast, get_args
 
 import torch
@@ -15,7 +14,7 @@ from torch import fx, nn
 from kronfx.errors import FactorizeError
 from kronfx.graph.discover import Match, discover
 from kronfx.graph.normalize import Linear, canonical
-from kronfx.graph.swap import swap
+from kronfx.graph.swap import copied, swap
 from kronfx.graph.trace import source
 from kronfx.layers import CHILD, KroneckerConv, KroneckerLinear, adopt, kronecker_layers, respell
 from kronfx.records import Choice, Plan
@@ -36,7 +35,7 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     """
     if init not in get_args(Init):
         raise FactorizeError("", f"init={init!r}", "'random' or 'nearest'", "choose one of the two")
-    model = model if inplace else _copied(model)
+    model = model if inplace else copied(model, FactorizeError)
     chosen = _matched(model, plan)
     layers = [_layer(match, choice, init) for match, choice in chosen]
     replacements: dict[nn.Module, nn.Module] = {}
@@ -62,18 +61,6 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     _mark_calls(model)
     _check(model, plan)
     return model
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise FactorizeError(
-            "",
-            f"a model that copy.deepcopy cannot copy ({error})",
-            "a model that copies",
-            "pass inplace=True",
-        ) from error
 
 
 def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, Choice]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 
 import torch
@@ -12,7 +11,7 @@ from kronfx import kron
 from kronfx.errors import FoldError
 from kronfx.graph.discover import attribute
 from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION
-from kronfx.graph.swap import swap
+from kronfx.graph.swap import copied, swap
 from kronfx.layers import (
     BlockSparseLinear,
     Convolution,
@@ -46,7 +45,7 @@ def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> 
             "a model that kronfx.factorize rewrote",
             "factorize it first",
         )
-    folded = fold_sites(model if inplace else copy.deepcopy(model), names, threshold)
+    folded = fold_sites(model if inplace else copied(model, FoldError), names, threshold)
     for module in graphs(folded):
         module.graph.eliminate_dead_code()  # what nobody uses must not hold on to factors that are about to go
         for site, calls in subgraphs(module).items():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 from torch import nn
+
+from kronfx.errors import KronfxError
 
 _HOOKS = (
     "_forward_hooks",
@@ -15,6 +18,16 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+
+
+def copied(model: nn.Module, error: type[KronfxError]) -> nn.Module:
+    """A deep copy of the model. Raises ``error`` where it has none (a model in FSDP2's shards, say)."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as cause:  # a model may hold anything
+        found = f"a model that copy.deepcopy cannot copy ({cause})"
+        remedy = "pass inplace=True, or gather its state into a fresh model first"
+        raise error("", found, "a model that copies", remedy) from cause
 
 
 def inherit(new: nn.Module, old: nn.Module) -> None:

@@ -120,7 +120,8 @@ class KroneckerLinear(nn.Module):
         """``x [..., n] -> [..., m]`` by the chosen evaluation."""
         if self.stack:
             return torch.matmul(x, self.weight.mT)
-        if self.evaluation == "materialize":
+        # torch's own encoder hands nested tensors to its layers where a padding mask is given; only products take them.
+        if self.evaluation == "materialize" or (isinstance(x, Tensor) and x.is_nested):
             return F.linear(x, self.weight, self.bias)
         evaluate = kron.a_first if self.evaluation == "a_first" else kron.b_first
         y = evaluate(x, self.S, self.A, self.B, self.shape, self.rank)

@@ -33,6 +33,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from kronfx.errors import TrainError
@@ -131,8 +132,8 @@ class BlockSparsity:
         return [max(rates[id(layer.S)], TINY) for layer in self._trained.values()]
 
     def _S(self) -> list[Tensor]:
-        """Every trained ``S``, on one device."""
-        values = [layer.S.detach() for layer in self._trained.values()]
+        """Every trained ``S``, whole and on one device."""
+        values = [_whole(layer.S.detach()) for layer in self._trained.values()]
         return [S.to(values[0].device) for S in values]
 
     def _l1(self) -> Tensor:
@@ -156,6 +157,11 @@ def zero_blocks(layer: KroneckerLinear) -> int:
     """Blocks of ``W`` whose every coefficient ``S[p, j] A_i[p, j]`` is exactly zero, ranks with ``B_i = 0`` aside."""
     live = layer.B.flatten(-2).ne(0).any(dim=-1)[..., None, None]
     return layer.blocks - int((layer.S.unsqueeze(-3) * layer.A * live).ne(0).any(dim=-3).sum())
+
+
+def _whole(x: Tensor) -> Tensor:
+    """The tensor itself, or, where FSDP2 keeps it in shards, all of it."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def _label(name: str, layer: KroneckerLinear) -> str:
