@@ -1,6 +1,6 @@
 """A causal language model finetuned dense and factored, in one process or in several: the command alone decides.
 
-    python examples/finetune_transformer.py
+    pip install transformers && python examples/finetune_transformer.py
     torchrun --nproc-per-node 2 examples/finetune_transformer.py            # DDP
     torchrun --nproc-per-node 2 examples/finetune_transformer.py --fsdp     # FSDP2
 
