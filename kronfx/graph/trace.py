@@ -61,7 +61,10 @@ def source(graph: fx.GraphModule) -> str:
 
 
 def _trace(owner: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-    return _OwnerTracer().trace(owner, concrete_args)
+    graph = _OwnerTracer().trace(owner, concrete_args)
+    for node in graph.nodes:
+        node.type = None  # annotations may be strings or local classes, which no copy in another process can import
+    return graph
 
 
 def _in_mode(owner: nn.Module, training: bool) -> fx.Graph:
