@@ -6,7 +6,6 @@ before it deploys; the stages themselves never import one another, so this is th
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing_extensions import TypedDict, Unpack
 from kronfx import deploy, records
 from kronfx import graph as graph_stage
 from kronfx.errors import ExportError, FactorizeError, PlanError
+from kronfx.graph.swap import copied
 from kronfx.layers import kronecker_layers, require_module
 from kronfx.planner import DEFAULT_RANK, BlockWish, Names, RankWish, plan_sites
 
@@ -120,7 +120,7 @@ def export_onnx(
     """
     require_module(model, ExportError)
     return deploy.export(
-        graph_stage.fold_sites(copy.deepcopy(model), _to_fold(model, lowering)),
+        graph_stage.fold_sites(copied(model, ExportError), _to_fold(model, lowering)),
         path,
         example_inputs,
         reference=model,

@@ -26,7 +26,7 @@ def copied(model: nn.Module, error: type[KronfxError]) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as cause:  # a model may hold anything
         found = f"a model that copy.deepcopy cannot copy ({cause})"
-        remedy = "pass inplace=True, or gather its state into a fresh model first"
+        remedy = "gather its state into a fresh model first (or pass inplace=True, where that is an option)"
         raise error("", found, "a model that copies", remedy) from cause
 
 
