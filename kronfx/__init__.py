@@ -12,9 +12,9 @@ train cheaply, and folds them back into block-sparse weights that run fast as pl
 """
 
 from kronfx import train
-from kronfx.api import export_onnx, factorize, plan
+from kronfx.api import export_onnx, factorize, plan, sparsify_onnx
 from kronfx.checkpoint import load, save
-from kronfx.deploy import ExportReport
+from kronfx.deploy import ExportReport, Timings
 from kronfx.errors import KronfxError
 from kronfx.graph import fold, graph
 from kronfx.layers import Factors, factors
@@ -30,6 +30,7 @@ __all__ = [
     "Plan",
     "Report",
     "Solution",
+    "Timings",
     "export_onnx",
     "factorize",
     "factors",
@@ -40,5 +41,6 @@ __all__ = [
     "plan",
     "save",
     "solve",
+    "sparsify_onnx",
     "train",
 ]

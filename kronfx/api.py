@@ -7,7 +7,7 @@ before it deploys; the stages themselves never import one another, so this is th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from kronfx import deploy, records
 from kronfx import graph as graph_stage
 from kronfx.errors import ExportError, FactorizeError, PlanError
 from kronfx.graph.swap import copied
-from kronfx.layers import kronecker_layers, require_module
+from kronfx.layers import KroneckerConv, KroneckerLinear, kronecker_layers, require_module
 from kronfx.planner import DEFAULT_RANK, BlockWish, Names, RankWish, plan_sites
 
 
@@ -106,38 +106,90 @@ def export_onnx(
     verify: bool = True,
     batch_sizes: Sequence[int] = (1, 7, 32),
     dynamic_shapes: Any = None,
+    tune: bool = True,
+    rows: Sequence[int] = (1, 128),
+    optimize_for: str = "latency",
+    timings: deploy.Timings | str | Path | None = None,
 ) -> deploy.ExportReport:
     """Write a factored or folded model as one ONNX file of standard operators that computes the same, verified.
 
     - ``example_inputs``: a tensor, a tuple of tensors or a dict of keyword tensors; the batch axis stays dynamic
       (``dynamic_shapes`` takes over, as ``torch.export`` understands it, where that is not what the model needs).
     - ``lowering``: how each rewritten layer runs. ``"dense"``: one MatMul; the file stores the surviving blocks only
-      and rebuilds the weight when the session loads. ``"factors"``: the factored evaluation itself (for a model that
-      is not folded yet), save where that is to form the weight anyway. ``"auto"``: ``factors`` wherever there are some.
+      and rebuilds the weight when the session loads. ``"blocks"``: products of the surviving blocks only. ``"factors"``: the
+      factored evaluation itself (for a model that is not folded yet), save where that is to form the weight anyway.
+      ``"auto"``: whichever is fastest, dense on a tie.
+    - ``tune``: find that out by the clock, in onnxruntime on this machine, at ``rows`` rows of ``x`` (batch times
+      sequence); without, by a cost model. ``optimize_for="size"`` takes the smallest instead.
+    - ``timings``: those of an earlier report (or the file its ``to_json`` went to), so that nothing is timed twice.
     - ``verify``: run the file in onnxruntime against the model at ``batch_sizes`` before it gets its name.
 
     The model is left untouched; the file is written whole or not at all. Raises ExportError, VerificationError.
     """
     require_module(model, ExportError)
+    tuning = deploy.checked(lowering, tune, rows, optimize_for, timings)
+    factored = kronecker_layers(model)
+    if lowering == "factors" and not factored:
+        remedy = "export the factored model itself, not its fold"
+        raise ExportError("", "no factored layer in this model", "factors for lowering='factors'", remedy)
+    kept = {} if lowering in ("dense", "blocks") else factored
     return deploy.export(
-        graph_stage.fold_sites(copied(model, ExportError), _to_fold(model, lowering)),
+        graph_stage.fold_sites(copied(model, ExportError), _to_fold(factored, lowering)),
         path,
         example_inputs,
+        trained={site: (layer.factors, layer.evaluation) for site, layer in kept.items()},
         reference=model,
         dynamic_shapes=dynamic_shapes,
         batch_sizes=tuple(batch_sizes),
         verify=verify,
+        tuning=tuning,
     )
 
 
-def _to_fold(model: nn.Module, lowering: str) -> set[str]:
-    """The factored sites that the lowering wants as dense weights."""
-    factored = kronecker_layers(model)
-    if lowering not in ("auto", "dense", "factors"):
-        raise ExportError("", f"lowering={lowering!r}", "one of 'auto', 'dense', 'factors'", "choose one of these")
-    if lowering == "factors" and not factored:
-        remedy = "export the factored model itself, not its fold"
-        raise ExportError("", "no factored layer in this model", "factors for lowering='factors'", remedy)
-    if lowering == "dense":
+def _to_fold(factored: dict[str, KroneckerLinear], lowering: str) -> set[str]:
+    """All sites but convolutions that the exporter can write factored: those are no products of matrices."""
+    if lowering in ("dense", "blocks"):
         return set(factored)
-    return {name for name, layer in factored.items() if layer.evaluation == "materialize"}
+    stays = (name for name, layer in factored.items() if isinstance(layer, KroneckerConv))
+    return set(factored) - {name for name in stays if factored[name].evaluation != "materialize"}
+
+
+def sparsify_onnx(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    lowering: str = "auto",
+    block: tuple[int, int] | None = None,
+    tune: bool = True,
+    rows: Sequence[int] = (1, 128),
+    optimize_for: str = "latency",
+    timings: deploy.Timings | str | Path | None = None,
+    verify: bool = True,
+    batch_sizes: Sequence[int] = (1, 7, 32),
+    example_inputs: Mapping[str, Any] | None = None,
+) -> deploy.ExportReport:
+    """Write any ONNX file anew, smaller and faster where its weights have blocks of zeros, and computing the same.
+
+    Every constant of a MatMul, Gemm, 1x1 Conv or MatMulInteger is looked at, whoever pruned it. An 8-bit file of
+    onnxruntime's ``quantize_dynamic`` gains as well: quantize first, then come here.
+
+    - ``block``: ``(m2, n2)``, output rows first, of the blocks that are zero; left out, it is detected weight by weight.
+    - ``lowering``, ``tune``, ``rows``, ``optimize_for``, ``timings``: as in :func:`export_onnx`; ``"factors"`` needs a model.
+    - ``verify``: run both files in onnxruntime at ``batch_sizes`` and two lengths of every other free axis, on random inputs
+      or on ``example_inputs`` (arrays by input name).
+
+    ``src`` is left untouched, ``dst`` is written whole or not at all. Raises ExportError, VerificationError.
+    """
+    return deploy.sparsify(
+        src,
+        dst,
+        lowering=lowering,
+        block=block,
+        tune=tune,
+        rows=rows,
+        optimize_for=optimize_for,
+        timings=timings,
+        verify=verify,
+        batch_sizes=batch_sizes,
+        example_inputs=example_inputs,
+    )

@@ -16,7 +16,7 @@ from kronfx.tables import percent, render
 Evaluation = Literal["a_first", "b_first", "materialize"]
 EVALUATIONS: tuple[Evaluation, ...] = ("a_first", "b_first", "materialize")
 
-Lowering = Literal["dense", "factors"]
+Lowering = Literal["dense", "blocks", "factors"]
 
 PLAN_FORMAT = "kronfx-plan"
 PLAN_VERSION = 1

@@ -1,0 +1,51 @@
+"""Adding nodes and constants to a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+Array = np.ndarray[Any, Any]
+
+
+class Builder:
+    """Puts nodes in front of an ``anchor`` (at the end without one); constants of one name exist once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.anchor: ir.Node | None = None
+
+    def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        """The output of a new node."""
+        return self.node(ir.node(op_type, inputs, attributes)).outputs[0]
+
+    def node(self, node: ir.Node) -> ir.Node:
+        """The node itself, put in place."""
+        if self.anchor is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(self.anchor, node)
+        return node
+
+    def constant(self, name: str, array: Array) -> ir.Value:
+        """An initializer; the one of that name, if there is one."""
+        if name not in self.graph.initializers:
+            value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C")))
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]
+
+    def integers(self, *values: int) -> ir.Value:
+        """An int64 vector that all nodes share; without values, the scalar 0."""
+        return self.constant(f"kronfx/{'x'.join(map(str, values)) or 'axis'}", np.array(values or 0, dtype=np.int64))
+
+    def indices(self, name: str, positions: Array) -> ir.Value:
+        """Indices, in the file the smallest integers that hold them; runtimes fold the Cast when they load."""
+        small = self.constant(name, positions.astype(smallest(int(positions.max(initial=0)))))
+        return self.op("Cast", small, to=ir.DataType.INT64)
+
+
+def smallest(largest: int) -> type[np.integer[Any]]:
+    """The narrowest integer type that all runtimes cast from and that holds ``0 .. largest``."""
+    return np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32

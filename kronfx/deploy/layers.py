@@ -1,0 +1,115 @@
+"""A linear map of the graph with what its lowerings need: the grid, the survivors, the factors if they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import onnx_ir as ir
+
+from kronfx.deploy.builder import Array
+from kronfx.deploy.grid import grid_of
+from kronfx.deploy.linear import Linear, find
+from kronfx.deploy.storage import Survivors, survivors
+from kronfx.deploy.weights import Weights, tensor_of
+from kronfx.layers import Factors
+from kronfx.records import Evaluation, KroneckerShape
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a weight beforehand: its site, its grid, and its factors where it was trained as such."""
+
+    site: str
+    shape: KroneckerShape
+    W: Array
+    factors: Factors | None = None
+    evaluation: Evaluation = "materialize"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight."""
+
+    linear: Linear
+    name: str
+    shape: KroneckerShape
+    known: Known | None = None
+
+    @cached_property
+    def kept(self) -> Survivors:
+        """The surviving blocks of ``W``."""
+        return survivors(self.linear.W, self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry of the stored weight."""
+        return int(self.linear.stored.dtype.itemsize)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Size of the dense ``W``."""
+        return self.shape.m * self.shape.n * self.itemsize
+
+
+@dataclass(frozen=True)
+class Held:
+    """A known weight that no linear map of the graph reads: stored as its surviving blocks all the same."""
+
+    known: Known
+    value: ir.Value
+    turned: bool
+
+    @cached_property
+    def kept(self) -> Survivors:
+        """The surviving blocks of ``W``."""
+        stored = tensor_of(self.value).numpy()
+        return survivors(stored.T if self.turned else stored, self.known.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that a graph holds of linear maps."""
+
+    layers: tuple[Layer, ...]
+    held: tuple[Held, ...] = ()
+
+
+def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int, int] | None = None) -> Found:
+    """Every linear map, with its grid: the one that is known, ``block`` where it fits, else the detected one.
+
+    Known weights are found by value; else, by their pattern of zero blocks, in a constant nobody else claims. What was
+    rescaled on the way (a batch norm fused into it) is found by its pattern, and has no factors any more.
+    """
+    matched = _matched(graph, known)
+    layers, names, shapes = [], set(), dict[ir.Value, KroneckerShape]()
+    for linear in find(graph):
+        match = matched.get(linear.weight)
+        told = match.known if match else None
+        if linear.weight not in shapes:
+            shapes[linear.weight] = told.shape if told else grid_of(linear.W, block)
+        layers.append(Layer(linear, told.site if told else linear.site, shapes[linear.weight], told))
+        names.add(linear.weight)
+    return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in names))
+
+
+def _matched(graph: ir.Graph, known: Sequence[Known]) -> dict[ir.Value, Held]:
+    weights = Weights(graph)
+    found: dict[ir.Value, Held] = {}
+    missing = []
+    for entry in known:
+        equal = weights.equal(entry.W)
+        for match in equal:
+            found.setdefault(match.value, Held(entry, match.value, match.transposed))
+        if not equal:
+            missing.append(entry)
+    for entry in missing:
+        mask = survivors(entry.W, entry.shape).mask
+        if mask.all():
+            continue
+        for match in weights.alike(mask, entry.shape):
+            if match.value not in found:
+                found[match.value] = Held(replace(entry, factors=None), match.value, match.transposed)
+                break
+    return found

@@ -1,0 +1,135 @@
+"""From an ONNX file, whoever wrote it, to a sparse one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+from onnxscript.optimizer import fold_constants
+
+from kronfx.deploy.cases import Case, cases_of_graph
+from kronfx.deploy.grid import checked_block
+from kronfx.deploy.pipeline import Proof, Source, deploy
+from kronfx.deploy.quiet import progress, silence
+from kronfx.deploy.records import RECORD_KEY, ExportReport
+from kronfx.deploy.tuning import checked
+from kronfx.deploy.verify import TOLERANCES, answers, reference_answers, session
+from kronfx.errors import ExportError, VerificationError
+from kronfx.files import destination
+
+OLDEST_OPSET = 13
+_BATCHES = (1, 7, 32)
+
+
+def sparsify(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    lowering: str = "auto",
+    block: tuple[int, int] | None = None,
+    tune: bool = True,
+    rows: Sequence[int] = (1, 128),
+    optimize_for: str = "latency",
+    timings: Any = None,
+    verify: bool = True,
+    batch_sizes: Sequence[int] = _BATCHES,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write ``src`` anew, smaller and faster where its weights have zero blocks; see :func:`kronfx.sparsify_onnx`."""
+    target = destination(dst, ExportError)
+    tuning = checked(lowering, tune, rows, optimize_for, timings)
+    grid = checked_block(block)
+    sizes = checked_batches(batch_sizes)
+    with progress("sparsify") as step:
+        step("reading")
+        model, notes = read_model(src)
+        source = Source(model, (), grid, notes)
+        proof = _proof(Path(src), model, sizes, example_inputs) if verify else None
+        return deploy(source, target, tuning, proof, step)
+
+
+def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph of a file with everything constant as an initializer, and notes on what is left alone. Raises ExportError."""
+    name = os.fspath(src)
+    try:
+        model = ir.load(name, format="protobuf")
+    except OSError as error:
+        raise _unreadable(name, f"cannot be read: {error.strerror or error}") from None
+    except (DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(name, f"not in the ONNX format ({type(error).__name__})") from None
+    if not model.ir_version or not len(model.graph):
+        raise _unreadable(name, "no ONNX graph in it")
+    opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", OLDEST_OPSET))
+    if opset < OLDEST_OPSET:
+        remedy = "convert it with onnx.version_converter.convert_version, or export anew"
+        raise ExportError(name, f"opset {opset}", f"opset {OLDEST_OPSET} or later", remedy)
+    _require_finite(name, model)
+    model.metadata_props.pop(RECORD_KEY, None)
+    LiftConstantsToInitializersPass()(model)
+    with silence():
+        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62)
+        ShapeInferencePass()(model)
+    bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
+    note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
+    return model, (note,) if bodies else ()
+
+
+def _require_finite(name: str, model: ir.Model) -> None:
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or not tensor.dtype.is_floating_point():
+            continue
+        try:
+            finite = bool(
+                np.isfinite(tensor.numpy().astype(np.float32) if tensor.dtype.itemsize < 4 else tensor.numpy()).all()
+            )
+        except OSError as error:
+            raise _unreadable(name, f"its external data cannot be read: {error.strerror or error}") from None
+        if not finite and len(tensor.shape) >= 2:
+            remedy = "export a checkpoint from before the training diverged"
+            raise ExportError(value.name or "", "NaN or infinite entries in a weight", "finite weights", remedy)
+
+
+def _proof(src: Path, model: ir.Model, sizes: tuple[int, ...], example: Mapping[str, Any] | None) -> Proof:
+    cases = cases_of_graph(model.graph, sizes, example)
+    kinds = {v.const_value.dtype.name.lower() for v in model.graph.initializers.values() if v.const_value is not None}
+    named = {"float": "float32", "double": "float64"}
+    tolerance = (
+        max((TOLERANCES.get(named.get(kind, kind), 0.0) for kind in kinds), default=0.0) or TOLERANCES["float32"]
+    )
+    try:
+        answer, load, runtime = answers(session(src)), None, "onnxruntime"
+    except VerificationError:
+        if not any(kind == "bfloat16" for kind in kinds):
+            raise
+        answer, load, runtime = reference_answers(src), reference_answers, "ONNX's reference evaluator"
+    usable = [case for case in cases if _runs(answer, case)]
+    if not usable:
+        found = f"{src} does not run on random inputs"
+        raise ExportError("", found, "inputs that it can take", "pass example_inputs={name: array, ...}")
+    return Proof(answer, usable, tolerance, load, runtime)
+
+
+def _runs(answer: Any, case: Case) -> bool:
+    try:
+        answer(case)
+    except Exception:  # whatever it is, this input is not for this model
+        return False
+    return True
+
+
+def checked_batches(sizes: Sequence[int]) -> tuple[int, ...]:
+    """The batch sizes to verify at. Raises ExportError."""
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ExportError("", f"batch_sizes={sizes!r}", "one or more positive integers", "try (1, 7, 32)")
+    return tuple(dict.fromkeys(sizes))
+
+
+def _unreadable(name: str, found: str) -> ExportError:
+    return ExportError(name, found, "an ONNX file", "give the path of a file that an exporter wrote")
