@@ -12,7 +12,7 @@ row-major 21.7 ms. Keeping the batch apart (``[B, C, S]``, products per sequence
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -97,8 +97,10 @@ class Layouts:
             assert value.shape is not None  # whoever asks has looked at the shape
             last = value.shape[-1]
             channels = last if isinstance(last, int) else channels
-            self._features[value] = self._merged_heads(value) or Feature(
-                self._swapped(value, len(value.shape)), len(value.shape), channels
+            self._features[value] = (
+                self._merged_heads(value)
+                or self._quantized(value)
+                or Feature(self._swapped(value, len(value.shape)), len(value.shape), channels)
             )
         return self._features[value]
 
@@ -135,6 +137,17 @@ class Layouts:
 
     def _swapped(self, value: ir.Value, rank: int) -> ir.Value:
         return self.build.op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+    def _quantized(self, value: ir.Value) -> Feature | None:
+        """8-bit numbers are quantized from what is feature-major already, or will be: their range is the same."""
+        node = value.producer()
+        if node is None or node.op_type != "DynamicQuantizeLinear" or node.inputs[0] is None:
+            return None
+        source = self.feature(node.inputs[0])
+        again = self.build.node(ir.node("DynamicQuantizeLinear", [source.value], num_outputs=3))
+        for copied, output in zip(again.outputs[1:], node.outputs[1:], strict=True):
+            self.alias(output, copied)
+        return replace(source, value=again.outputs[0])
 
     def _merged_heads(self, value: ir.Value) -> Feature | None:
         """``[B, S, H D]`` that was merged from ``[B, H, S, D]``: one transpose instead of two."""

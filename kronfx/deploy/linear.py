@@ -93,6 +93,13 @@ def _integer(node: ir.Node) -> Linear | None:
     return Linear(right.name or "", node, left, node.outputs[0], right, turned=True, zero_points=(x_zero, w_zero))
 
 
+def only_user(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The node of that kind that reads ``value``, where nobody else does."""
+    users = list(value.consumers())
+    fits = len(users) == 1 and users[0].op_type == op_type and not value.is_graph_output()
+    return users[0] if fits else None
+
+
 def _gemm(node: ir.Node) -> Linear | None:
     x, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from kronfx.deploy.features import Feature, Layouts
-from kronfx.deploy.linear import is_constant
+from kronfx.deploy.linear import is_constant, only_user
 from kronfx.deploy.weights import tensor_of
 
 Rule = Callable[[Layouts, ir.Node], bool]
@@ -161,6 +161,43 @@ def heads(layouts: Layouts, node: ir.Node) -> bool:
     return True
 
 
+def keys(layouts: Layouts, node: ir.Node) -> bool:
+    """``[B, H, S, D] -> [B H, S, D] -> [B H, D, S] -> [B, H, D, S]``, as exporters turn the keys of attention."""
+    value = node.inputs[0]
+    turn = only_user(node.outputs[0], "Transpose")
+    back = only_user(turn.outputs[0], "Reshape") if turn is not None and _perm(turn) == (0, 2, 1) else None
+    if turn is None or back is None or value is None or value.shape is None or len(value.shape) != 4:
+        return False
+    batch, count, length, width = value.shape
+    flat, turned = node.outputs[0].shape, back.outputs[0].shape
+    if flat is None or turned != (batch, count, width, length) or tuple(flat[1:]) != (length, width):
+        return False
+    layouts.alias(back.outputs[0], layouts.natural(layouts.feature(value)))
+    layouts.skip(turn, back)
+    return True
+
+
+def reshape(layouts: Layouts, node: ir.Node) -> bool:
+    """What attention does to its heads; any other Reshape mixes the axes."""
+    return heads(layouts, node) or keys(layouts, node)
+
+
+def shape(layouts: Layouts, node: ir.Node) -> bool:
+    """The sizes of a value, read off its feature-major form: nobody transposes to count."""
+    value = node.inputs[0]
+    if value is None:
+        return False
+    feature, build = layouts.feature(value), layouts.build
+    last = feature.rank - 1 if feature.order is None else feature.rank
+    sizes = build.op("Gather", build.op("Shape", feature.value), build.integers(*range(feature.rank - 2), last), axis=0)
+    dims = build.op("Concat", sizes, build.integers(feature.channels), axis=0)
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", feature.rank)
+    if (start, end) != (0, feature.rank):
+        dims = build.op("Slice", dims, build.integers(start), build.integers(end), build.integers(0))
+    layouts.alias(node.outputs[0], dims)
+    return True
+
+
 def swap(layouts: Layouts, node: ir.Node) -> bool:
     """A transpose of the last two axes is what feature-major means."""
     value, perm = node.inputs[0], _perm(node)
@@ -178,6 +215,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys((*_UNARY.split(), *_SEVERAL.split()), elementwise),
     "DynamicQuantizeLinear": quantize,
     "Split": split,
-    "Reshape": heads,
+    "Reshape": reshape,
+    "Shape": shape,
     "Transpose": swap,
 }

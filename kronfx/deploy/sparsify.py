@@ -74,10 +74,19 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
     LiftConstantsToInitializersPass()(model)
     with silence():
         fold_constants(model, input_size_limit=2**62, output_size_limit=2**62)
+        _forget_placeholders(model.graph)
         ShapeInferencePass()(model)
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
     return model, (note,) if bodies else ()
+
+
+def _forget_placeholders(graph: ir.Graph) -> None:
+    """Drop the shapes in which an earlier inference gave up: the next one would stop where they stand."""
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is not None and any(str(dim).startswith("unk__") for dim in value.shape):
+                value.shape = None
 
 
 def _require_finite(name: str, model: ir.Model) -> None:

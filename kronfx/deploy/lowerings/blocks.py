@@ -98,6 +98,4 @@ def _product(layouts: Layouts, layer: Layer, name: str, bucket: Bucket, blocks: 
     unsigned = build.constant(f"{name}/blocks", (bucket.weights.astype(np.int16) + 128).astype(np.uint8))
     middle = build.constant("kronfx/middle", np.array(128, np.uint8))
     zero_point = layer.linear.zero_points[0]
-    return build.op(
-        "MatMulInteger", unsigned, tall, middle, None if zero_point is None else layouts.current(zero_point)
-    )
+    return build.op("MatMulInteger", unsigned, tall, middle, zero_point and layouts.current(zero_point))
