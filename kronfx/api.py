@@ -116,9 +116,9 @@ def export_onnx(
     - ``example_inputs``: a tensor, a tuple of tensors or a dict of keyword tensors; the batch axis stays dynamic
       (``dynamic_shapes`` takes over, as ``torch.export`` understands it, where that is not what the model needs).
     - ``lowering``: how each rewritten layer runs. ``"dense"``: one MatMul; the file stores the surviving blocks only
-      and rebuilds the weight when the session loads. ``"blocks"``: products of the surviving blocks only. ``"factors"``: the
-      factored evaluation itself (for a model that is not folded yet), save where that is to form the weight anyway.
-      ``"auto"``: whichever is fastest, dense on a tie.
+      and rebuilds the weight when the session loads. ``"blocks"``: products of the surviving blocks only.
+      ``"factors"``: the factored evaluation itself (for a model that is not folded yet), save where that is to form
+      the weight anyway. ``"auto"``: whichever is fastest, dense on a tie.
     - ``tune``: find that out by the clock, in onnxruntime on this machine, at ``rows`` rows of ``x`` (batch times
       sequence); without, by a cost model. ``optimize_for="size"`` takes the smallest instead.
     - ``timings``: those of an earlier report (or the file its ``to_json`` went to), so that nothing is timed twice.
@@ -173,10 +173,12 @@ def sparsify_onnx(
     Every constant of a MatMul, Gemm, 1x1 Conv or MatMulInteger is looked at, whoever pruned it. An 8-bit file of
     onnxruntime's ``quantize_dynamic`` gains as well: quantize first, then come here.
 
-    - ``block``: ``(m2, n2)``, output rows first, of the blocks that are zero; left out, it is detected weight by weight.
-    - ``lowering``, ``tune``, ``rows``, ``optimize_for``, ``timings``: as in :func:`export_onnx`; ``"factors"`` needs a model.
-    - ``verify``: run both files in onnxruntime at ``batch_sizes`` and two lengths of every other free axis, on random inputs
-      or on ``example_inputs`` (arrays by input name).
+    - ``block``: ``(m2, n2)``, output rows first, of the blocks that are zero; left out, it is detected weight by
+      weight.
+    - ``lowering``, ``tune``, ``rows``, ``optimize_for``, ``timings``: as in :func:`export_onnx`; ``"factors"`` needs a
+      model.
+    - ``verify``: run both files in onnxruntime at ``batch_sizes`` and two lengths of every other free axis, on random
+      inputs or on ``example_inputs`` (arrays by input name).
 
     ``src`` is left untouched, ``dst`` is written whole or not at all. Raises ExportError, VerificationError.
     """

@@ -53,9 +53,9 @@ def replacing(target: Path, content: bytes, error: type[KronfxError]) -> Iterato
 def staged(target: Path, error: type[KronfxError]) -> Iterator[Path]:
     """A path of ``target``'s name in a temporary folder next to it; the body writes it, and files beside it.
 
-    If the body succeeds, all files of that folder move to where ``target`` lies, ``target`` itself last. On any failure,
-    an interrupt included, the folder is removed and what was there is as before. Raises ``error`` where the system
-    refuses (no space, no permission).
+    If the body succeeds, all files of that folder move to where ``target`` lies, ``target`` itself last. On any
+    failure, an interrupt included, the folder is removed and what was there is as before. Raises ``error`` where the
+    system refuses (no space, no permission).
     """
     folder = target.with_name(f".{uuid4().hex}")
     try:

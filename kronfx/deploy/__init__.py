@@ -2,10 +2,10 @@
 and faster in any standard runtime.
 
 Two decisions a layer. *Storage*: of a weight that runs dense only the surviving blocks are stored, and constant nodes
-rebuild it when the session loads. *Lowering*, what runs: ``dense`` (one matrix product), ``blocks`` (gathers and batched
-products of the surviving blocks) or ``factors`` (the layer's own evaluation on operands computed once). Standard operators
-only. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` finds its linear maps, ``tuning`` chooses, ``rewrite``
-lowers, ``pipeline`` writes, verifies and times.
+rebuild it when the session loads. *Lowering*, what runs: ``dense`` (one matrix product), ``blocks`` (gathers and
+batched products of the surviving blocks) or ``factors`` (the layer's own evaluation on operands computed once).
+Standard operators only. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` finds its linear maps,
+``tuning`` chooses, ``rewrite`` lowers, ``pipeline`` writes, verifies and times.
 """
 
 from kronfx.deploy.export import export

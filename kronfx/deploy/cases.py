@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from kronfx.deploy.builder import Array
-from kronfx.deploy.inputs import Inputs
+from kronfx.deploy.inputs import Inputs, array_of
 from kronfx.errors import ExportError
 
 LENGTHS = (24, 9)  # of every other free axis (sequences), by turns
@@ -34,14 +34,15 @@ def cases_of_example(graph: ir.Graph, inputs: Inputs, batch_sizes: Sequence[int]
     batched = [v for v, x in zip(graph.inputs, inputs.tensors, strict=False) if inputs.is_batched(x)]
     free = batched and not any(v.shape is not None and isinstance(v.shape[0], int) for v in batched)
     shown = [inputs.at_batch(size) for size in batch_sizes] if free else [inputs]
-    return [(Case(tuple(x.detach().cpu().numpy() for x in case.tensors), case.batch), case) for case in shown]
+    return [(Case(tuple(map(array_of, case.tensors)), case.batch), case) for case in shown]
 
 
 def cases_of_graph(graph: ir.Graph, batch_sizes: Sequence[int], example: Mapping[str, Any] | None) -> list[Case]:
     """Random inputs of the graph's types at every batch size and two lengths of every other free axis.
 
     Dim 0 of the first input, if it is free, is the batch. Numbers are normal, integers 0 and 1 (ids that every
-    vocabulary has), masks all ones. With an ``example`` (arrays by input name), that is the only case. Raises ExportError.
+    vocabulary has), masks all ones. With an ``example`` (arrays by input name), that is the only case. Raises
+    ExportError.
     """
     inputs = [value for value in graph.inputs if not value.is_initializer()]
     if example is not None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kronfx.deploy.builder import Array
 from kronfx.deploy.cases import Case, cases_of_example
-from kronfx.deploy.inputs import Inputs, inputs_of, tensors_of
+from kronfx.deploy.inputs import Inputs, array_of, inputs_of, tensors_of
 from kronfx.deploy.layers import Known
-from kronfx.deploy.pipeline import Proof, Source, deploy
+from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.quiet import progress
 from kronfx.deploy.records import ExportReport
 from kronfx.deploy.sparsify import checked_batches
@@ -80,7 +80,7 @@ def _known(model: nn.Module, trained: Mapping[str, tuple[Factors, Evaluation]]) 
     for site, folded in folded_layers(model).items():
         if folded.weight.dim() != 2:
             continue
-        entry = Known(site, folded.shape, _array(folded.weight))
+        entry = Known(site, folded.shape, array_of(folded.weight))
         if site in trained:
             factors, evaluation = trained[site]
             entry = replace(entry, factors=factors, evaluation=evaluation)
@@ -93,7 +93,8 @@ def _proof(graph: ir.Model, reference: nn.Module, inputs: Inputs, sizes: Sequenc
     tensors = [*reference.parameters(), *reference.buffers(), *inputs.tensors]
     known = [TOLERANCES[name] for x in tensors if (name := str(x.dtype).removeprefix("torch.")) in _FLOATS]
     answer = _answers(reference, {id(case): inputs for case, inputs in shown})
-    return Proof(answer, [case for case, _ in shown], max(known, default=TOLERANCES["float32"]))
+    tolerance = max(known, default=TOLERANCES["float32"])
+    return proof_of(answer, [case for case, _ in shown], tolerance, any(x.dtype == torch.bfloat16 for x in tensors))
 
 
 def _answers(reference: nn.Module, inputs: Mapping[int, Inputs]) -> Answer:
@@ -101,19 +102,12 @@ def _answers(reference: nn.Module, inputs: Mapping[int, Inputs]) -> Answer:
         given = inputs[id(case)]
         try:
             with torch.no_grad():
-                return [_array(y) for y in tensors_of(reference(*given.args, **given.kwargs))]
+                return [array_of(y) for y in tensors_of(reference(*given.args, **given.kwargs))]
         except Exception as error:  # any model, any exception
             found = f"the reference fails {case.label} ({reason(error)})"
             raise mismatch(found, "batch sizes that it can take", VARIES) from error
 
     return run
-
-
-def _array(x: Tensor) -> Array:
-    """The values, in the type the file has them."""
-    exact = x.detach().cpu()
-    array: Array = ir.tensor(exact).numpy() if exact.dtype == torch.bfloat16 else exact.numpy()
-    return array
 
 
 def _require_values(model: nn.Module) -> None:

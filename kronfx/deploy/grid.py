@@ -14,9 +14,9 @@ def grid_of(W: Array, block: tuple[int, int] | None = None) -> KroneckerShape:
     """The grid of ``W [m, n]``: ``block = (m2, n2)`` where it divides ``W``, else the one with the least
     ``surviving blocks * (m2 n2 + 24)``, the coarsest of equals.
 
-    Candidates are the divisors of ``m`` and ``n`` up to 128. A pattern of 32x32 blocks is one of 16x16 and 8x8 blocks too:
-    the price of a block tells which was meant, also where single entries are zero by chance, as in 8-bit weights. Where no
-    grid gains anything, the whole matrix is one block.
+    Candidates are the divisors of ``m`` and ``n`` up to 128. A pattern of 32x32 blocks is one of 16x16 and 8x8 blocks
+    too: the price of a block tells which was meant, also where single entries are zero by chance, as in 8-bit weights.
+    Where no grid gains anything, the whole matrix is one block.
     """
     m, n = W.shape
     whole = KroneckerShape(1, 1, m, n)

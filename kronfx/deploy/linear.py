@@ -16,9 +16,9 @@ class Linear:
     """``y = x W^T + bias`` with a constant ``weight``: ``W [m, n]``, or ``W^T [n, m]`` where it is ``turned``.
 
     ``x [..., n]`` and ``y [..., m]`` are row-major, or, for a product from the left and a 1x1 convolution
-    (``channels_first``), ``x [..., n, S]`` and ``y [..., m, S]``. ``node`` is the product; ``y`` is its output. Where the
-    exporter flattened leading axes ``around`` it, ``x`` is what was flattened and ``y`` the result in that shape again.
-    An 8-bit product has the ``zero_points`` of ``x`` and ``W``.
+    (``channels_first``), ``x [..., n, S]`` and ``y [..., m, S]``. ``node`` is the product; ``y`` is its output. Where
+    the exporter flattened leading axes ``around`` it, ``x`` is what was flattened and ``y`` the result in that shape
+    again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``.
     """
 
     site: str

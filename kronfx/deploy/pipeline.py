@@ -15,7 +15,7 @@ from kronfx.deploy.lowerings import LOWERINGS
 from kronfx.deploy.records import ExportedLayer, ExportReport, Latency
 from kronfx.deploy.rewrite import rewrite
 from kronfx.deploy.tuning import Chosen, Tuning, choose, run_seconds
-from kronfx.deploy.verify import Answer, answers, check, timed_session, verify
+from kronfx.deploy.verify import Answer, answers, check, reference_answers, timed_session, verify
 from kronfx.deploy.weights import tensor_of
 from kronfx.deploy.write import save, signed, untyped
 from kronfx.errors import ExportError
@@ -49,6 +49,13 @@ class Proof:
     tolerance: float
     load: Callable[[Path], Answer] | None = None
     runtime: str = "onnxruntime"
+
+
+def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: bool) -> Proof:
+    """Held against ``reference`` in onnxruntime, or, for bfloat16, of which it has no kernels on CPUs, in ONNX's own."""
+    if brain:
+        return Proof(reference, cases, tolerance, reference_answers, "ONNX's reference evaluator")
+    return Proof(reference, cases, tolerance)
 
 
 def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, step: Step) -> ExportReport:

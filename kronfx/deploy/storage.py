@@ -1,8 +1,8 @@
 """Storage: a block-sparse constant is kept as its surviving blocks, and constant nodes rebuild it.
 
 ``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2, n2]``, the rows of all surviving blocks one below
-the other, and ``gaps [nnz, 1]``: the distances between consecutive positions ``p n1 + j`` of the survivors, the first one
-from 0, in the smallest integer type that holds them.
+the other, and ``gaps [nnz, 1]``: the distances between consecutive positions ``p n1 + j`` of the survivors, the first
+one from 0, in the smallest integer type that holds them.
 
     slot [m1, 1, n1] = ScatterND(nnz, CumSum(gaps), 0 .. nnz - 1)          # which survivor lies at (p, j); nnz: none
     W[p m2 + q, j n2 : (j + 1) n2] = Concat(blocks, 0)[slot[p, 0, j] m2 + q]

@@ -14,7 +14,8 @@ PROTOBUF_LIMIT = 2**31 - 1  # bytes: one protobuf message, which an ONNX file is
 
 
 def stripped(model: ir.Model) -> ir.Model:
-    """The model without stack traces and other leftovers of the export: they are large and name this machine's files."""
+    """The model without stack traces and other leftovers of the export: they are large and name this machine's
+    files."""
     model.metadata_props.clear()
     model.doc_string = None
     for node in ir.traversal.RecursiveGraphIterator(model.graph):

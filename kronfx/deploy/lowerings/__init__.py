@@ -1,8 +1,9 @@
 """Lowerings: what a linear map becomes in the file. One file each, one row each in the table below.
 
-A lowering says whether it can take a layer (``fits``), puts the layer's nodes in place (``emit``), and estimates the file
-size (``stored``, bytes) and the work (``cost``, multiply-adds that would take as long) where nothing is timed. ``emit``
-gets the input feature-major and answers the output feature-major. ``dense`` has no ``emit``: the product stays as it is.
+A lowering says whether it can take a layer (``fits``), puts the layer's nodes in place (``emit``), and estimates the
+file size (``stored``, bytes) and the work (``cost``, multiply-adds that would take as long) where nothing is timed.
+``emit`` gets the input feature-major and answers the output feature-major. ``dense`` has no ``emit``: the product
+stays as it is.
 """
 
 from __future__ import annotations

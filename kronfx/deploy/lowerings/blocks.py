@@ -4,11 +4,12 @@ For the block rows ``p`` of a bucket, all with ``K`` surviving blocks in columns
 
     y[p] [m2, S] = W[p] [m2, K n2] @ concat(x[c(p, 1)], ..., x[c(p, K)]) [K n2, S]
 
-``x [..., n1, n2, S]`` feature-major. Block columns that no row reads are never touched; block rows without a block are not
-computed: they share one row of zeros, or, where they are few, get zero weights, which spares the next layer sorting.
+``x [..., n1, n2, S]`` feature-major. Block columns that no row reads are never touched; block rows without a block are
+not computed: they share one row of zeros, or, where they are few, get zero weights, which spares the next layer
+sorting.
 
-8-bit products (``MatMulInteger``) gather the 8-bit activations. Their weights are stored unsigned: with signed ones on the
-left onnxruntime is four times slower (768x3072, 8 x 128 rows: 11 against 3 ms).
+8-bit products (``MatMulInteger``) gather the 8-bit activations. Their weights are stored unsigned: with signed ones on
+the left onnxruntime is four times slower (768x3072, 8 x 128 rows: 11 against 3 ms).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FEW = 1 / 16  # zero rows, as a share of all block rows, that are computed like 
 
 
 def fits(layer: Layer) -> bool:
-    """Where a block is zero, the graph says how many axes ``x`` has, and 8-bit weights less their zero point are 8-bit."""
+    """Where a block is zero, the graph says how many axes ``x`` has, and 8-bit weights less their zero point are
+    8-bit."""
     integer = layer.linear.zero_points is not None
     small = not integer or bool(np.abs(layer.linear.W + 0.5).max() < 128)
     return layer.kept.zero_blocks > 0 and (layer.linear.rank or 0) >= 2 and small

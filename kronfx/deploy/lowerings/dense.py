@@ -6,7 +6,7 @@ from kronfx.deploy.layers import Layer
 from kronfx.deploy.lowerings import price
 
 
-def fits(layer: Layer) -> bool:
+def fits(_: Layer) -> bool:
     """Always."""
     return True
 

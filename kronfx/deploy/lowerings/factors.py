@@ -14,6 +14,7 @@ from kronfx.deploy.builder import Array
 from kronfx.deploy.features import Feature, Layouts
 from kronfx.deploy.layers import Layer
 from kronfx.deploy.lowerings import price
+from kronfx.layers import Factors
 from kronfx.records import Evaluation
 
 
@@ -53,8 +54,7 @@ def emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
 
 
 def _operands(layer: Layer) -> tuple[Array, Array]:
-    assert layer.known is not None and layer.known.factors is not None  # it fits
-    factors = layer.known.factors
+    factors = _factors(layer)
     operands = kron.a_first_operands if _evaluation(layer) == "a_first" else kron.b_first_operands
     left, right = operands(factors.S.detach().cpu(), factors.A.detach().cpu(), factors.B.detach().cpu())
     dtype = layer.linear.stored.dtype
@@ -62,10 +62,15 @@ def _operands(layer: Layer) -> tuple[Array, Array]:
 
 
 def _rank(layer: Layer) -> int:
-    assert layer.known is not None and layer.known.factors is not None  # it fits
-    return layer.known.factors.rank
+    return _factors(layer).rank
+
+
+def _factors(layer: Layer) -> Factors:
+    known = layer.known
+    if known is None or known.factors is None:
+        raise ValueError(f"{layer.name} has no factors")  # fits() says so
+    return known.factors
 
 
 def _evaluation(layer: Layer) -> Evaluation:
-    assert layer.known is not None  # it fits
-    return layer.known.evaluation
+    return layer.known.evaluation if layer.known is not None else "materialize"
