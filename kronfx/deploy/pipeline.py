@@ -52,8 +52,8 @@ class Proof:
 
 
 def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: bool) -> Proof:
-    """Held against ``reference`` in onnxruntime, or, for
-    bfloat16, of which it has no kernels on CPUs, in ONNX's own.""" if brain:
+    """Held against ``reference`` in onnxruntime; in ONNX's own for bfloat16, of which that has no kernels on CPUs."""
+    if brain:
         return Proof(reference, cases, tolerance, reference_answers, "ONNX's reference evaluator")
     return Proof(reference, cases, tolerance)
 
