@@ -16,7 +16,7 @@ from test_deploy_cases import factored, folded
 from torch import Tensor, nn
 
 from kronfx import deploy
-from kronfx.deploy.export import _serialized
+
 from kronfx.deploy.quiet import silence
 from kronfx.errors import ExportError, VerificationError
 

@@ -115,7 +115,9 @@ class Layouts:
             return feature.value
         positions = np.array([feature.position(row) for row in range(feature.channels // feature.height)])
         name = f"{feature.value.name}/order"
-        sorted_rows = self.build.op("Gather", feature.value, self.build.indices(name, positions), axis=feature.rank - 2)
+        sorted_rows = self.build.op(
+            "Gather", feature.value, self.build.indices(name, positions, 400 * len(positions)), axis=feature.rank - 2
+        )
         return self.build.op("Reshape", sorted_rows, self.build.integers(*feature.prefix, feature.channels, -1))
 
     def in_order(self, feature: Feature) -> Feature:

@@ -1,15 +1,20 @@
 """Storage: a block-sparse constant is kept as its surviving blocks, and constant nodes rebuild it.
 
 ``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2, n2]``, the rows of all surviving blocks one below
-the other, and ``gaps [nnz, 1]``: the distances between consecutive positions ``p n1 + j`` of the survivors, the first
-one from 0, in the smallest integer type that holds them.
+the other and ``m2`` rows of zeros at the end, and a table of where they belong:
 
-    slot [m1, 1, n1] = ScatterND(nnz, CumSum(gaps), 0 .. nnz - 1)          # which survivor lies at (p, j); nnz: none
-    W[p m2 + q, j n2 : (j + 1) n2] = Concat(blocks, 0)[slot[p, 0, j] m2 + q]
+    W[p m2 + q, j n2 : (j + 1) n2] = blocks[slot[p, 0, j] + q],   slot [m1, 1, n1]: the survivor's first row, or the
+    zeros'
+
+Where blocks are so small that ``slot`` would count, ``gaps [nnz, 1]`` are stored instead, the distances between
+consecutive positions ``p n1 + j`` of the survivors, the first one from 0, in the smallest integer type that holds them:
+
+    slot = ScatterND(the zeros', CumSum(gaps), first rows)
 
 All inputs are constants, so a runtime folds the nodes when it loads the file and runs the dense product. One Gather of
-block rows writes the whole weight once: scattering blocks into zeros and transposing the grid writes it three times
-(6144 x 4096 at 10%: loading took 2.7 times as long as that of the dense file, now see the README).
+block rows writes the whole weight once: scattering blocks into zeros and transposing the grid writes it three times and
+loaded 2.7 times as long as the dense file (6144 x 4096, 10% of 32x32 blocks). Every node more costs about 0.1 ms a
+load.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from kronfx.records import KroneckerShape
 
 # What nodes and their names cost in the file, at most; a weight that would not win this much stays dense.
 _NODE_BYTES = 1000
+TABLE = 0.02  # of the survivors' bytes: the largest table of slots; a file may be 5% larger than what survives
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +49,22 @@ class Survivors:
         return self.shape.blocks - len(self.blocks)
 
     @property
+    def slots(self) -> Array:
+        """``slot [m1, 1, n1]``: where each block's rows begin."""
+        slots = np.full(self.mask.shape, len(self.blocks) * self.shape.m2, np.int32)
+        slots[self.mask] = np.arange(len(self.blocks)) * self.shape.m2
+        return slots[:, None]
+
+    @property
+    def by_slots(self) -> bool:
+        """True where a table of all blocks is small beside the survivors."""
+        return 4 * self.shape.blocks <= TABLE * self.blocks.nbytes
+
+    @property
     def bytes(self) -> int:
         """Size of what is stored."""
-        return int(self.blocks.nbytes + self.gaps.nbytes)
+        table = 4 * self.shape.blocks if self.by_slots else self.gaps.nbytes
+        return int(self.blocks.nbytes + self.shape.m2 * self.shape.n2 * self.blocks.itemsize + table)
 
     @property
     def pays(self) -> bool:
@@ -93,27 +112,25 @@ def _transposed(kept: Survivors) -> tuple[KroneckerShape, Survivors]:
 
 def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
     """``W [m, n]`` from its survivors."""
-    shape, count = kept.shape, len(kept.blocks)
-    blocks = build.constant(f"{site}/blocks", kept.blocks.reshape(-1, shape.n2))
-    gaps = build.constant(f"{site}/gaps", kept.gaps)
-    position = build.op("CumSum", build.op("Cast", gaps, to=ir.DataType.INT64), build.integers())
-    nowhere = build.op(
-        "ConstantOfShape", build.integers(shape.blocks), value=ir.tensor(np.array([count * shape.m2], np.int64))
-    )
-    start = build.op("Range", build.integers(), _scalar(build, count * shape.m2), _scalar(build, shape.m2))
-    slot = build.op("ScatterND", nowhere, position, start)
-    slots = build.op("Reshape", slot, build.integers(shape.m1, 1, shape.n1))
-    within = build.op("Range", build.integers(), _scalar(build, shape.m2), _scalar(build, 1))
-    rows = build.op("Add", slots, build.op("Reshape", within, build.integers(shape.m2, 1)))
-    zeros = build.op(
-        "ConstantOfShape", build.integers(shape.m2, shape.n2), value=ir.tensor(np.zeros(1, kept.blocks.dtype))
-    )
-    spread = build.op("Gather", build.op("Concat", blocks, zeros, axis=0), rows, axis=0)
+    shape = kept.shape
+    rows = np.concatenate([kept.blocks.reshape(-1, shape.n2), np.zeros(shape.block, kept.blocks.dtype)])
+    blocks = build.constant(f"{site}/blocks", rows)
+    slots = build.constant(f"{site}/slots", kept.slots) if kept.by_slots else _slots(build, site, kept)
+    within = build.constant(f"kronfx/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
+    spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)
     return build.op("Reshape", spread, build.integers(shape.m, shape.n))
 
 
-def _scalar(build: Builder, number: int) -> ir.Value:
-    return build.constant(f"kronfx/scalar/{number}", np.array(number, dtype=np.int64))
+def _slots(build: Builder, site: str, kept: Survivors) -> ir.Value:
+    """``slot [m1, 1, n1]`` from the gaps."""
+    shape, end = kept.shape, len(kept.blocks) * kept.shape.m2
+    gaps = build.constant(f"{site}/gaps", kept.gaps)
+    position = build.op("CumSum", build.op("Cast", gaps, to=ir.DataType.INT64), build.integers())
+    zeros = build.op("ConstantOfShape", build.integers(shape.blocks), value=ir.tensor(np.array([end], np.int32)))
+    firsts = build.op(
+        "Range", *(build.constant(f"kronfx/int32/{i}", np.array(i, np.int32)) for i in (0, end, shape.m2))
+    )
+    return build.op("Reshape", build.op("ScatterND", zeros, position, firsts), build.integers(shape.m1, 1, shape.n1))
 
 
 def _as_stored(build: Builder, weight: ir.Value, value: ir.Value, dims: tuple[int, int]) -> ir.Value:

@@ -37,7 +37,7 @@ def fits(layer: Layer) -> bool:
 
 def stored(layer: Layer) -> int:
     """Bytes: the blocks of all buckets and the columns they read."""
-    return sum(bucket.weights.size * layer.itemsize + 2 * bucket.columns.size for bucket in _buckets(layer))
+    return sum(bucket.weights.size * layer.itemsize + 4 * bucket.columns.size for bucket in _buckets(layer))
 
 
 def cost(layer: Layer, rows: int) -> float:
@@ -93,7 +93,7 @@ def _product(layouts: Layouts, layer: Layer, name: str, bucket: Bucket, blocks: 
     positions = np.array([x.position(int(column)) for column in bucket.columns.ravel()])
     # Where x is not in its natural order, positions are not the columns: maps that share a weight may differ in them.
     tag = f"{name}/columns" if x.order is None else f"{name}/columns/{abs(hash(x.order)):x}"
-    read = build.op("Gather", blocks, build.indices(tag, positions), axis=x.rank - 2)
+    read = build.op("Gather", blocks, build.indices(tag, positions, bucket.weights.nbytes), axis=x.rank - 2)
     tall = build.op("Reshape", read, build.integers(*x.prefix, count, depth, -1))
     if layer.linear.zero_points is None:
         return build.op("MatMul", build.constant(f"{name}/blocks", bucket.weights), tall)
