@@ -50,7 +50,13 @@ class Layer:
     @property
     def dense_bytes(self) -> int:
         """Size of the dense ``W``."""
-        return self.shape.m * self.shape.n * self.itemsize
+        m, n = self.kept.dims
+        return m * n * self.itemsize
+
+    @property
+    def is_padded(self) -> bool:
+        """True where the last blocks of the grid reach beyond ``W``."""
+        return self.kept.dims != (self.shape.m, self.shape.n)
 
 
 @dataclass(frozen=True)

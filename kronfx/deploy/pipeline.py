@@ -108,14 +108,14 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
         stored.add((weight, lowering))
         name = names.setdefault(weight, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
         grid, zero, blocks = (shape.block, layer.kept.zero_blocks, shape.blocks) if shape.blocks > 1 else (None, 0, 0)
-        row = ExportedLayer(name, shape.m, shape.n, grid, lowering, zero, blocks, layer.dense_bytes, size)
+        row = ExportedLayer(name, *layer.kept.dims, grid, lowering, zero, blocks, layer.dense_bytes, size)
         rows.setdefault(name, row)
     for held in found.held:
         shape, site = held.known.shape, held.known.site
         dense = tensor_of(held.value).nbytes
         size = held.kept.bytes if held.kept.pays else dense
         row = ExportedLayer(
-            site, shape.m, shape.n, shape.block, "dense", held.kept.zero_blocks, shape.blocks, dense, size
+            site, *held.kept.dims, shape.block, "dense", held.kept.zero_blocks, shape.blocks, dense, size
         )
         rows.setdefault(site, row)
     return tuple(rows.values())

@@ -42,6 +42,7 @@ class Survivors:
     mask: Array
     blocks: Array
     gaps: Array
+    dims: tuple[int, int]  # (m, n), less than one block short of the grid where that is padded
 
     @property
     def zero_blocks(self) -> int:
@@ -69,18 +70,21 @@ class Survivors:
     @property
     def pays(self) -> bool:
         """True where storing the survivors makes a smaller file than storing ``W``."""
-        dense = self.shape.m * self.shape.n * self.blocks.itemsize
+        dense = self.dims[0] * self.dims[1] * self.blocks.itemsize
         return self.bytes + _NODE_BYTES < dense
 
 
 def survivors(W: Array, shape: KroneckerShape) -> Survivors:
     """The blocks of ``W [m, n]`` with a non-zero entry, in row-major order of the grid."""
+    dims = W.shape[0], W.shape[1]
+    if dims != (shape.m, shape.n):
+        W = np.pad(W, ((0, shape.m - dims[0]), (0, shape.n - dims[1])))
     grid = W.reshape(shape.m1, shape.m2, shape.n1, shape.n2).transpose(0, 2, 1, 3)
     mask = (grid != 0).any(axis=(2, 3))
     positions = np.flatnonzero(mask)
     gaps = np.diff(positions, prepend=0)
     kind = smallest(int(gaps.max(initial=0)))
-    return Survivors(shape, mask, np.ascontiguousarray(grid[mask]), gaps.astype(kind)[:, None])
+    return Survivors(shape, mask, np.ascontiguousarray(grid[mask]), gaps.astype(kind)[:, None], dims)
 
 
 def store(graph: ir.Graph, site: str, kept: Survivors, upright: Sequence[ir.Value], turned: Sequence[ir.Value]) -> None:
@@ -90,24 +94,25 @@ def store(graph: ir.Graph, site: str, kept: Survivors, upright: Sequence[ir.Valu
     """
     build = Builder(graph)
     build.anchor = graph[0]
-    shape = kept.shape
     if turned and not upright:  # what is stored turned is rebuilt turned
-        shape, kept = _transposed(kept)
+        kept = _transposed(kept)
         upright, turned = turned, upright
+    m, n = kept.dims
     weight = _rebuilt(build, site, kept)
     for value in upright:
-        _replace(graph, value, _as_stored(build, weight, value, (shape.m, shape.n)))
+        _replace(graph, value, _as_stored(build, weight, value, (m, n)))
     if turned:
         transposed = build.op("Transpose", weight, perm=[1, 0])
         for value in turned:
-            _replace(graph, value, _as_stored(build, transposed, value, (shape.n, shape.m)))
+            _replace(graph, value, _as_stored(build, transposed, value, (n, m)))
 
 
-def _transposed(kept: Survivors) -> tuple[KroneckerShape, Survivors]:
+def _transposed(kept: Survivors) -> Survivors:
     shape = KroneckerShape(kept.shape.n1, kept.shape.m1, kept.shape.n2, kept.shape.m2)
     W = np.zeros((kept.shape.m1, kept.shape.n1, *kept.shape.block), kept.blocks.dtype)
     W[kept.mask] = kept.blocks
-    return shape, survivors(W.transpose(1, 3, 0, 2).reshape(shape.m, shape.n), shape)
+    turned = W.transpose(1, 3, 0, 2).reshape(shape.m, shape.n)
+    return survivors(turned[: kept.dims[1], : kept.dims[0]], shape)
 
 
 def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
@@ -118,7 +123,10 @@ def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
     slots = build.constant(f"{site}/slots", kept.slots) if kept.by_slots else _slots(build, site, kept)
     within = build.constant(f"kronfx/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
     spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)
-    return build.op("Reshape", spread, build.integers(shape.m, shape.n))
+    weight = build.op("Reshape", spread, build.integers(shape.m, shape.n))
+    if kept.dims == (shape.m, shape.n):
+        return weight
+    return build.op("Slice", weight, build.integers(0, 0), build.integers(*kept.dims))
 
 
 def _slots(build: Builder, site: str, kept: Survivors) -> ir.Value:

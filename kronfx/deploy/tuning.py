@@ -128,7 +128,7 @@ def _timed(layer: Layer, lowering: Lowering, rows: int, known: list[Timing]) -> 
 
 def _alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, np.ndarray[Any, Any]]:
     """A graph of nothing but this layer, lowered, and an input for it."""
-    linear, n = layer.linear, layer.shape.n
+    linear, n = layer.linear, layer.kept.dims[1]
     rank = max(linear.rank or 2, 2)
     sizes = {"Conv": (1, n, rows, *([1] * (rank - 3)))}.get(linear.node.op_type)
     dims = sizes or ((1,) * (rank - 2) + ((n, rows) if linear.channels_first else (rows, n)))

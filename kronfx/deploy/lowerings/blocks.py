@@ -28,11 +28,11 @@ FEW = 1 / 16  # zero rows, as a share of all block rows, that are computed like 
 
 
 def fits(layer: Layer) -> bool:
-    """Where a block is zero, the graph says how many axes ``x`` has, and 8-bit weights less their zero point are
-    8-bit."""
+    """Where a block is zero and none reaches beyond ``W``, the graph says how many axes ``x`` has, and 8-bit weights
+    less their zero point are 8-bit."""
     integer = layer.linear.zero_points is not None
     small = not integer or bool(np.abs(layer.linear.W + 0.5).max() < 128)
-    return layer.kept.zero_blocks > 0 and (layer.linear.rank or 0) >= 2 and small
+    return layer.kept.zero_blocks > 0 and (layer.linear.rank or 0) >= 2 and small and not layer.is_padded
 
 
 def stored(layer: Layer) -> int:

@@ -18,4 +18,5 @@ def stored(layer: Layer) -> int:
 
 def cost(layer: Layer, rows: int) -> float:
     """``m n (N + 12)`` and a node."""
-    return layer.shape.m * layer.shape.n * (rows + price.WEIGHT) + price.NODE
+    m, n = layer.kept.dims
+    return m * n * (rows + price.WEIGHT) + price.NODE

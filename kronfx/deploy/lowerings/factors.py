@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kronfx import cost as work
 from kronfx import kron
 from kronfx.deploy.builder import Array
@@ -19,7 +21,9 @@ from kronfx.records import Evaluation
 
 
 def fits(layer: Layer) -> bool:
-    """Where the factors are known and forming ``W`` is not the cheapest way to use them."""
+    """Where the factors and the axes of ``x`` are known and forming ``W`` is not the cheapest way to use them."""
+    if (layer.linear.rank or 0) < 2:
+        return False
     return layer.known is not None and layer.known.factors is not None and layer.known.evaluation != "materialize"
 
 
@@ -41,6 +45,9 @@ def emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
     build, shape, r = layouts.build, layer.shape, _rank(layer)
     left, right = _operands(layer)
     x = layouts.in_order(x)
+    if layer.is_padded:
+        ends = build.integers(*(0,) * x.rank, *x.prefix, shape.n - x.channels, 0)
+        x = replace(x, value=build.op("Pad", x.value, ends), channels=shape.n)
     A = build.constant(f"{layer.name}/left", left)
     B = build.constant(f"{layer.name}/right", right.T)
     if _evaluation(layer) == "a_first":
@@ -50,7 +57,11 @@ def emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
     else:
         tiles = build.op("MatMul", B, build.op("Reshape", x.value, build.integers(*x.prefix, shape.n1, shape.n2, -1)))
         y = build.op("MatMul", A, build.op("Reshape", tiles, build.integers(*x.prefix, shape.n1 * r, -1)))
-    return Feature(build.op("Reshape", y, build.integers(*x.prefix, shape.m, -1)), x.rank, shape.m)
+    m, axis = layer.kept.dims[0], x.rank - 2
+    y = build.op("Reshape", y, build.integers(*x.prefix, shape.m, -1))
+    if layer.is_padded:
+        y = build.op("Slice", y, build.integers(0), build.integers(m), build.integers(axis))
+    return Feature(y, x.rank, m)
 
 
 def _operands(layer: Layer) -> tuple[Array, Array]:
