@@ -16,7 +16,7 @@ from kronfx.api import export_onnx, factorize, plan, sparsify_onnx
 from kronfx.checkpoint import load, save
 from kronfx.deploy import ExportReport, Timings
 from kronfx.errors import KronfxError
-from kronfx.graph import fold, graph
+from kronfx.graph import fold, graph, to_bsr
 from kronfx.layers import Factors, factors
 from kronfx.records import KroneckerShape, Plan, Solution
 from kronfx.report import Report, inspect
@@ -42,5 +42,6 @@ __all__ = [
     "save",
     "solve",
     "sparsify_onnx",
+    "to_bsr",
     "train",
 ]

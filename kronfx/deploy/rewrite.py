@@ -52,6 +52,7 @@ def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.
         layouts.rows(value)
     for node in reversed(replaced):
         graph.remove(node, safe=True)
+    graph.sort()  # what quantizes a value may have moved behind nodes that read its scale
 
 
 def _emit(layouts: Layouts, layer: Layer, emit: Callable[[Layouts, Layer, Feature], Feature]) -> None:

@@ -18,8 +18,8 @@ def to_bsr(folded: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     For users who stay in PyTorch. The ``weight`` of such a layer is a ``torch.sparse_bsr`` tensor of its block grid;
     outputs are those of the folded model, gradients flow, and zero blocks stay zero in training. Convolutions, stacks
-    of experts and weights that their owners read themselves (``nn.MultiheadAttention``, ``nn.TransformerEncoderLayer``)
-    stay dense. The model passed in is left untouched unless ``inplace=True``. Export and save the folded model, not
+    of experts, padded layers and weights that their owners read themselves (``nn.MultiheadAttention``,
+    ``nn.TransformerEncoderLayer``) stay dense. The model passed in is left untouched unless ``inplace=True``. Export and save the folded model, not
     this one. Raises FoldError.
     """
     require_module(folded, FoldError)
@@ -42,5 +42,10 @@ def _convertible(model: nn.Module) -> dict[str, BlockSparseLinear]:
     return {
         site_name(path): module
         for path, module in model.named_modules()
-        if isinstance(module, BlockSparseLinear) and module not in read
+        if isinstance(module, BlockSparseLinear) and module not in read and _fits(module)
     }
+
+
+def _fits(layer: BlockSparseLinear) -> bool:
+    """torch's format has no blocks that reach beyond the matrix, as those of a padded grid do."""
+    return tuple(layer.weight.shape) == (layer.shape.m, layer.shape.n)
