@@ -19,8 +19,8 @@ def to_bsr(folded: nn.Module, *, inplace: bool = False) -> nn.Module:
     For users who stay in PyTorch. The ``weight`` of such a layer is a ``torch.sparse_bsr`` tensor of its block grid;
     outputs are those of the folded model, gradients flow, and zero blocks stay zero in training. Convolutions, stacks
     of experts, padded layers and weights that their owners read themselves (``nn.MultiheadAttention``,
-    ``nn.TransformerEncoderLayer``) stay dense. The model passed in is left untouched unless ``inplace=True``. Export and save the folded model, not
-    this one. Raises FoldError.
+    ``nn.TransformerEncoderLayer``) stay dense. The model passed in is left untouched unless ``inplace=True``. Export
+    and save the folded model, not this one. Raises FoldError.
     """
     require_module(folded, FoldError)
     layers = _convertible(folded)
