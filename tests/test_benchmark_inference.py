@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "benchmarks"))
 
 from inference import Clock, Row, main, measure
-from inference_files import Case
-from inference_models import LENET, maps, zero_blocks
+from inference_files import Case, files
+from inference_models import LENET, linear, maps, zero_blocks
 
 FLOAT32 = 1e-5  # relative to max(1, max|y|); sums of 400 products
 
@@ -57,6 +57,11 @@ def test_every_variant_is_measured_against_torch(tmp_path: Path, capsys: pytest.
     main(["--from", str(earlier), "--json", str(again), "--svg", str(svg)])
     assert json.loads(again.read_text()) == json.loads(earlier.read_text())
     assert capsys.readouterr().out.count("lenet5") == svg.read_text().count("lenet5") == len(rows)
+
+
+def test_one_layer_is_a_model_that_can_be_factored(tmp_path: Path) -> None:
+    made = list(files(Case(linear(16, 32), (128, 32), 0.5, 4, ranks=(1,)), tmp_path))
+    assert [(file.variant, file.refusal) for file in made if file.rank] == [("kronfx factors", ""), ("kronfx auto", "")]
 
 
 def test_a_missed_bar_is_named() -> None:

@@ -80,9 +80,14 @@ def lenet5() -> nn.Module:
     )
 
 
+def one_layer(m: int, n: int) -> nn.Module:
+    """A model of one layer ``W [m, n]``."""
+    return nn.Sequential(nn.Linear(n, m))
+
+
 def linear(m: int, n: int) -> Workload:
     """One layer ``W [m, n]`` at 1, 128 and 1024 rows."""
-    return Workload(f"{m}x{n}", partial(nn.Linear, n, m), {(rows, n): rows for rows in (1, 128, 1024)})
+    return Workload(f"{m}x{n}", partial(one_layer, m, n), {(rows, n): rows for rows in (1, 128, 1024)})
 
 
 LINEARS = tuple(linear(*size) for size in ((768, 768), (3072, 768), (768, 3072), (4096, 4096)))
