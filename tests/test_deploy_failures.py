@@ -81,7 +81,9 @@ def test_a_mismatch_with_the_reference(path: Path) -> None:
     sentence = refused(path, small(), torch.randn(1, 32), VerificationError, reference=other)
     assert "relative error of" in sentence
     assert "at most 1e-04" in sentence
-    assert deploy.export(small(), path, torch.randn(1, 32), reference=small(), tuning=QUICK).bytes == path.stat().st_size
+    assert (
+        deploy.export(small(), path, torch.randn(1, 32), reference=small(), tuning=QUICK).bytes == path.stat().st_size
+    )
 
 
 def test_a_reference_of_another_shape(path: Path) -> None:
@@ -215,10 +217,10 @@ def test_factors_that_are_not_finite(path: Path, lowering: str, value: float) ->
     model = nn.Sequential(factored((6, 4, 8, 8), 2, "a_first"))
     with torch.no_grad():
         model[0].B.view(-1)[0] = value
-    with pytest.raises(kx.KronfxError, match="0 \\(48x32\\): NaN or infinite entries") as caught:
+    with pytest.raises(kx.KronfxError, match="0 \\(48x32\\): NaN or infinite"):
         kx.export_onnx(model, path, torch.randn(2, 32), lowering=lowering, tune=False)
-    assert type(caught.value) is ExportError
     assert path.read_bytes() == BEFORE
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_factors_of_a_folded_model(path: Path) -> None:
