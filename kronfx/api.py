@@ -140,7 +140,7 @@ def export_onnx(
         trained={site: (layer.factors, layer.evaluation) for site, layer in kept.items()},
         reference=model,
         dynamic_shapes=dynamic_shapes,
-        batch_sizes=tuple(batch_sizes),
+        batch_sizes=batch_sizes,
         verify=verify,
         tuning=tuning,
     )

@@ -16,6 +16,8 @@ PathLike = str | os.PathLike[str]
 
 def destination(path: PathLike, error: type[KronfxError]) -> Path:
     """``path``, links resolved, once it is sure that a file can lie there. Raises ``error`` otherwise."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise unwritable(repr(path), "it is no path", error)
     target = Path(path).resolve()
     if target.is_dir():
         raise unwritable(path, "it is a folder", error)

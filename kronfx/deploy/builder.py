@@ -30,11 +30,15 @@ class Builder:
         return node
 
     def constant(self, name: str, array: Array) -> ir.Value:
-        """An initializer; the one of that name, if there is one."""
-        if name not in self.graph.initializers:
-            value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C")))
-            self.graph.register_initializer(value)
-        return self.graph.initializers[name]
+        """An initializer; the one of that name, if there is one that holds the same."""
+        taken = self.graph.initializers.get(name)
+        if taken is not None and _holds(taken, array):
+            return taken
+        if taken is not None or any(value.name == name for value in self.graph.inputs):
+            return self.constant(f"{name}/", array)
+        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C")))
+        self.graph.register_initializer(value)
+        return value
 
     def integers(self, *values: int) -> ir.Value:
         """An int64 vector that all nodes share; without values, the scalar 0."""
@@ -49,6 +53,13 @@ class Builder:
             return self.constant(name, positions.astype(np.int32))
         small = self.constant(name, positions.astype(smallest(int(positions.max(initial=0)))))
         return self.op("Cast", small, to=ir.DataType.INT64)
+
+
+def _holds(value: ir.Value, array: Array) -> bool:
+    if value.const_value is None or value.is_graph_input():
+        return False
+    held = value.const_value.numpy()
+    return held.dtype == array.dtype and held.shape == array.shape and held.tobytes() == array.tobytes()
 
 
 def smallest(largest: int) -> type[np.integer[Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ def cases_of_graph(graph: ir.Graph, batch_sizes: Sequence[int], example: Mapping
     ExportError.
     """
     inputs = [value for value in graph.inputs if not value.is_initializer()]
+    if example is not None and not isinstance(example, Mapping):
+        found = f"example_inputs of type {type(example).__name__}"
+        raise ExportError("", found, "arrays by input name", "pass example_inputs={name: array, ...}")
     if example is not None:
         return [Case(tuple(_given(value, example) for value in inputs), None)]
     first = inputs[0].shape if inputs else None
@@ -57,6 +61,16 @@ def cases_of_graph(graph: ir.Graph, batch_sizes: Sequence[int], example: Mapping
     ]
 
 
+def checked_counts(name: str, values: Any, example: str) -> tuple[int, ...]:
+    """One or more positive integers, each once. Raises ExportError, which names the option."""
+    listed = tuple(values) if isinstance(values, Iterable) else ()
+    if not listed or not all(
+        isinstance(one, Integral) and not isinstance(one, bool) and int(one) > 0 for one in listed
+    ):
+        raise ExportError("", f"{name}={values!r}", "one or more positive integers", f"try {example}")
+    return tuple(dict.fromkeys(int(one) for one in listed))
+
+
 def _given(value: ir.Value, example: Mapping[str, Any]) -> Array:
     if value.name is None or value.name not in example:
         names = ", ".join(map(str, example)) or "none"
@@ -64,7 +78,11 @@ def _given(value: ir.Value, example: Mapping[str, Any]) -> Array:
             "", f"an example with inputs {names}", f"the input {value.name}", "give an array for each input"
         )
     kind = value.dtype.numpy() if value.dtype is not None else None
-    return np.asarray(example[value.name], dtype=kind)
+    try:
+        return np.asarray(example[value.name], dtype=kind)
+    except (TypeError, ValueError) as error:
+        found = f"an example {value.name} of type {type(example[value.name]).__name__} ({error})"
+        raise ExportError("", found, f"an array of {value.dtype}", "give an array for each input") from None
 
 
 def _random(value: ir.Value, batch: object, size: int | None, length: int, rng: np.random.Generator) -> Array:

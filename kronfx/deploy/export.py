@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from kronfx.deploy.builder import Array
-from kronfx.deploy.cases import Case, cases_of_example
+from kronfx.deploy.cases import Case, cases_of_example, checked_counts
 from kronfx.deploy.inputs import Inputs, array_of, inputs_of, tensors_of
 from kronfx.deploy.layers import Known
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.quiet import progress
 from kronfx.deploy.records import ExportReport
-from kronfx.deploy.sparsify import checked_batches
 from kronfx.deploy.trace import reason, trace
 from kronfx.deploy.tuning import Tuning, checked
 from kronfx.deploy.verify import TOLERANCES, VARIES, Answer, mismatch
@@ -64,7 +63,7 @@ def export(
     _require_values(model)
     target = destination(path, ExportError)
     inputs = inputs_of(example_inputs, model)
-    sizes = checked_batches(batch_sizes)
+    sizes = checked_counts("batch_sizes", batch_sizes, "(1, 7, 32)")
     with progress() as step:
         step("capturing the graph")
         prepared = _eval_copy(model)

@@ -70,8 +70,13 @@ class Layouts:
 
     def alias(self, value: ir.Value, other: ir.Value) -> None:
         """From now on ``value`` is ``other``, which holds the same."""
+        is_output = value.is_graph_output()
+        if is_output:  # it keeps its name, whatever else the other value is called and used for
+            other = self.build.op("Identity", other)
         other.shape, other.type = value.shape, value.type
         ir.convenience.replace_all_uses_with(value, other, replace_graph_outputs=True)
+        if is_output:
+            other.name, value.name = value.name, None
         self._now[value] = other
 
     def current(self, value: ir.Value) -> ir.Value:

@@ -40,7 +40,7 @@ def checked_block(block: object) -> tuple[int, int] | None:
     """``(m2, n2)`` or None. Raises ExportError on anything else."""
     if block is None:
         return None
-    if isinstance(block, (tuple, list)) and len(block) == 2 and all(isinstance(s, int) and s > 0 for s in block):
+    if isinstance(block, (tuple, list)) and len(block) == 2 and all(type(s) is int and s > 0 for s in block):
         return block[0], block[1]
     raise ExportError("", f"block={block!r}", "two positive integers (m2, n2)", "try (32, 32), or leave it out")
 

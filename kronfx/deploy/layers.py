@@ -89,15 +89,23 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
     rescaled on the way (a batch norm fused into it) is found by its pattern, and has no factors any more.
     """
     matched = _matched(graph, known)
-    layers, names, shapes = [], set(), dict[ir.Value, KroneckerShape]()
+    layers: list[Layer] = []
+    shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
     for linear in find(graph):
-        match = matched.get(linear.weight)
-        told = match.known if match else None
-        if linear.weight not in shapes:
-            shapes[linear.weight] = told.shape if told else grid_of(linear.W, block)
-        layers.append(Layer(linear, told.site if told else linear.site, shapes[linear.weight], told))
-        names.add(linear.weight)
-    return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in names))
+        match, key = matched.get(linear.weight), (linear.weight, linear.turned)
+        told = match.known if match is not None and match.turned == linear.turned else None
+        if key not in shapes:
+            flipped = _transposed(match.known.shape) if match is not None else None
+            shapes[key] = told.shape if told else flipped or grid_of(linear.W, block)
+        name = told.site if told else linear.site or "weight"
+        other = any(weight is linear.weight and turned != linear.turned for weight, turned in shapes)
+        layers.append(Layer(linear, f"{name}/transposed" if other and not told else name, shapes[key], told))
+    read = {layer.linear.weight for layer in layers}
+    return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in read))
+
+
+def _transposed(shape: KroneckerShape) -> KroneckerShape:
+    return KroneckerShape(shape.n1, shape.m1, shape.n2, shape.m2)
 
 
 def _matched(graph: ir.Graph, known: Sequence[Known]) -> dict[ir.Value, Held]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx_ir as ir
@@ -16,7 +17,7 @@ from kronfx.deploy.records import ExportedLayer, ExportReport, Latency
 from kronfx.deploy.rewrite import rewrite
 from kronfx.deploy.tuning import Chosen, Tuning, choose, run_seconds
 from kronfx.deploy.verify import Answer, answers, check, reference_answers, timed_session, verify
-from kronfx.deploy.weights import tensor_of
+from kronfx.deploy.weights import content, tensor_of
 from kronfx.deploy.write import save, signed, untyped
 from kronfx.errors import ExportError
 from kronfx.files import staged
@@ -24,6 +25,7 @@ from kronfx.records import Lowering
 
 Step = Callable[[str], None]
 SLOWER = 1 / 0.97  # of the dense file's time: what takes longer is not shipped
+_SLOW = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
 _SECONDS = 0.25  # of timing, a file and a case
 
 
@@ -64,28 +66,34 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
     Where ``auto`` turns out slower than the dense file as a whole, the dense lowering is written instead.
     """
     step("looking at the weights")
-    model, chosen, layers = _lowered(source, tuning, step)
     with staged(target, ExportError) as path:
-        step("writing")
-        report = ExportReport(str(target), save(model, path), layers, timings=chosen.timings, notes=source.notes)
-        if proof is None:
-            return report
-        check(path)
-        step("verifying")
-        if proof.load is not None:
-            return _verified(report, proof.load(path), proof)
-        session, seconds = timed_session(path)
-        report = replace(_verified(report, answers(session), proof), load_seconds=seconds)
-        if not tuning.tune:
-            return report
-        del session
+        report, is_dense = _written(source, target, path, tuning, proof, step)
+        if tuning.lowering == "auto" and not is_dense and _is_slower(report):
+            dense = replace(tuning, lowering="dense", timings=report.timings)
+            report, _ = _written(replace(source, notes=(*source.notes, _SLOW)), target, path, dense, proof, step)
+    return report
+
+
+def _written(
+    source: Source, target: Path, path: Path, tuning: Tuning, proof: Proof | None, step: Step
+) -> tuple[ExportReport, bool]:
+    """The file at ``path``, verified and timed; and whether it holds nothing but dense products."""
+    model, chosen, layers = _lowered(source, tuning, step)
+    step("writing")
+    report = ExportReport(str(target), save(model, path), layers, timings=chosen.timings, notes=source.notes)
+    if proof is None:
+        return report, chosen.is_dense
+    check(path)
+    step("verifying")
+    if proof.load is not None:
+        return _verified(report, proof.load(path), proof), chosen.is_dense
+    session, seconds = timed_session(path)
+    report = replace(_verified(report, answers(session), proof), load_seconds=seconds)
+    del session
+    if tuning.tune:
         step("timing it against the dense file")
         report = _timed(report, source, path, proof)
-        if tuning.lowering != "auto" or chosen.is_dense or not _is_slower(report):
-            return report
-    note = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
-    dense = replace(tuning, lowering="dense", timings=chosen.timings)
-    return deploy(replace(source, notes=(*source.notes, note)), target, dense, proof, step)
+    return report, chosen.is_dense
 
 
 def _lowered(source: Source, tuning: Tuning, step: Step) -> tuple[ir.Model, Chosen, tuple[ExportedLayer, ...]]:
@@ -100,13 +108,16 @@ def _lowered(source: Source, tuning: Tuning, step: Step) -> tuple[ir.Model, Chos
 def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLayer, ...]:
     """The rows of the report: what each layer becomes and what the file stores for it."""
     rows: dict[str, ExportedLayer] = {}
-    stored: set[tuple[ir.Value, Lowering]] = set()
-    names: dict[ir.Value, str] = {}
+    stored: set[object] = set()
+    names: dict[tuple[ir.Value, bool], str] = {}
     for layer in found.layers:
-        lowering, weight, shape = chosen[layer.linear.node], layer.linear.weight, layer.shape
-        size = 0 if (weight, lowering) in stored else LOWERINGS[lowering].stored(layer)
-        stored.add((weight, lowering))
-        name = names.setdefault(weight, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
+        lowering, linear = chosen[layer.linear.node], layer.linear
+        entry: object = content(linear.W) if lowering == "dense" else (linear.weight, linear.turned, lowering)
+        size = 0 if entry in stored else LOWERINGS[lowering].stored(layer)
+        stored.add(entry)
+        key = linear.weight, linear.turned
+        name = names.setdefault(key, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
+        shape = layer.shape
         grid, zero, blocks = (shape.block, layer.kept.zero_blocks, shape.blocks) if shape.blocks > 1 else (None, 0, 0)
         row = ExportedLayer(name, *layer.kept.dims, grid, lowering, zero, blocks, layer.dense_bytes, size)
         rows.setdefault(name, row)
@@ -135,12 +146,11 @@ def _verified(report: ExportReport, answer: Answer, proof: Proof) -> ExportRepor
 def _timed(report: ExportReport, source: Source, path: Path, proof: Proof) -> ExportReport:
     """With latencies of the dense file and of this one, at the first and the last case, one session at a time."""
     shown = proof.cases if len(proof.cases) < 2 else (proof.cases[0], proof.cases[-1])
-    dense_path = path.with_name("dense.onnx")
-    dense_bytes = save(untyped(source.model.clone()), dense_path)
-    before, dense_load = _seconds(dense_path, shown)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        dense_path = Path(folder) / path.name
+        dense_bytes = save(untyped(source.model.clone()), dense_path)
+        before, dense_load = _seconds(dense_path, shown)
     after, load = _seconds(path, shown)
-    for leftover in path.parent.glob("dense.onnx*"):
-        leftover.unlink()
     latency = tuple(Latency(case.batch, b, a) for case, b, a in zip(shown, before, after, strict=True))
     return replace(report, dense_bytes=dense_bytes, latency=latency, load_seconds=load, dense_load_seconds=dense_load)
 

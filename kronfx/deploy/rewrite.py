@@ -133,7 +133,8 @@ def _constants(found: Found) -> Iterator[tuple[str, ir.Value, bool, Survivors]]:
 
 def _is_stored(graph: ir.Graph, value: ir.Value) -> bool:
     """In the graph still, read by nodes, and not handed out by it."""
-    return graph.initializers.get(value.name or "") is value and not value.is_graph_output() and bool(value.uses())
+    ours = graph.initializers.get(value.name or "") is value
+    return ours and not value.is_graph_output() and not value.is_graph_input() and bool(value.uses())
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:

@@ -49,9 +49,9 @@ def elementwise(layouts: Layouts, node: ir.Node) -> bool:
         if kind == "whole":
             operands.append(next(remaining).value)
         elif kind == "vector" and value is not None:
-            operands.append(column(layouts, value, like))
+            operands.append(column(layouts, layouts.row_major(value), like))
         else:
-            operands.append(value)
+            operands.append(value and layouts.row_major(value))
     copy = layouts.build.node(ir.Node(node.domain, node.op_type, operands, node.attributes.values()))
     _type(copy, node)
     layouts.define(node.outputs[0], Feature(copy.outputs[0], like.rank, like.channels, like.order, like.height))
@@ -74,13 +74,13 @@ def _kind(layouts: Layouts, node: ir.Node, base: ir.Value, value: ir.Value | Non
         shape = ir.Shape(tensor_of(value).shape.numpy())
     if shape is None or like is None:
         return None
+    same = shape == like and all(isinstance(dim, int) or dim.value is not None for dim in like)
+    if same and (layouts.has_feature(value) or _is_normalized(node)):
+        return "whole"
     if all(dim == 1 for dim in shape) and len(shape) <= len(like):
         return "scalar"
     if len(shape) <= len(like) and shape[-1] == like[-1] and all(dim == 1 for dim in shape[:-1]):
         return "vector"
-    same = shape == like and all(isinstance(dim, int) or dim.value is not None for dim in like)
-    if same and (layouts.has_feature(value) or _is_normalized(node)):
-        return "whole"
     return None
 
 

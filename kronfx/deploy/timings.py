@@ -65,7 +65,7 @@ class Timings:
                 raise ValueError(f"{data['format']!r}, version {data['version']!r}")
             entries = tuple(_timing(**entry) for entry in data["entries"])
             return cls(entries, str(data["machine"]), int(data["threads"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             found = f"text that holds no timings ({type(error).__name__}: {error})"
             raise ExportError("", found, "the JSON of Timings.to_json", "leave timings out to measure anew") from None
 
@@ -81,8 +81,8 @@ def timings_of(value: Timings | str | os.PathLike[str] | None) -> Timings:
         raise ExportError("", found, "a Timings value or the path of its JSON", "pass report.timings of an export")
     try:
         return Timings.from_json(Path(value).read_text())
-    except OSError as error:
-        found = f"{os.fspath(value)} cannot be read: {error.strerror}"
+    except (OSError, UnicodeDecodeError) as error:
+        found = f"timings in {os.fspath(value)} cannot be read: {getattr(error, 'strerror', None) or error}"
         raise ExportError("", found, "the JSON of Timings.to_json", "leave timings out to measure anew") from None
 
 

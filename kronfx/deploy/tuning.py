@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from kronfx.deploy.cases import checked_counts
 from kronfx.deploy.layers import Found, Layer
 from kronfx.deploy.linear import find
 from kronfx.deploy.lowerings import LOWERINGS, candidates
@@ -59,9 +60,7 @@ def checked(lowering: object, tune: bool, rows: Sequence[int], optimize_for: obj
         raise ExportError("", f"lowering={lowering!r}", f"one of {listed}", "choose one of these")
     if optimize_for not in get_args(Goal):
         raise ExportError("", f"optimize_for={optimize_for!r}", "'latency' or 'size'", "choose one of these")
-    counts = (rows,) if isinstance(rows, int) else tuple(rows)
-    if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
-        raise ExportError("", f"rows={rows!r}", "one or more positive integers", "try (1, 128)")
+    counts = checked_counts("rows", (rows,) if isinstance(rows, int) else rows, "(1, 128)")
     return Tuning(lowering, bool(tune), counts, optimize_for, timings_of(timings))  # type: ignore[arg-type]
 
 
@@ -122,7 +121,8 @@ def _timed(layer: Layer, lowering: Lowering, rows: int, known: list[Timing]) -> 
     seconds = Timings(tuple(known)).seconds(label, lowering, rows)
     if seconds is None:
         seconds = _measure(*_alone(layer, lowering, rows))
-        known.append(Timing(label, lowering, rows, seconds))
+        if seconds < math.inf:
+            known.append(Timing(label, lowering, rows, seconds))
     return seconds
 
 

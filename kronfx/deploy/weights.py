@@ -42,12 +42,12 @@ class Weights:
         self.matrices = [value for value in graph.initializers.values() if _is_matrix(value)]
         self._by_value: dict[_Key, list[ir.Value]] = {}
         for value in self.matrices:
-            self._by_value.setdefault(_key(tensor_of(value).numpy()), []).append(value)
+            self._by_value.setdefault(content(tensor_of(value).numpy()), []).append(value)
 
     def equal(self, W: Array) -> list[Match]:
         """Every constant that holds ``W [m, n]`` or its transpose, bit by bit."""
-        upright = [Match(value, False) for value in self._by_value.get(_key(W), [])]
-        turned = [Match(value, True) for value in self._by_value.get(_key(W.T), [])]
+        upright = [Match(value, False) for value in self._by_value.get(content(W), [])]
+        turned = [Match(value, True) for value in self._by_value.get(content(W.T), [])]
         taken = {match.value for match in upright}
         return upright + [match for match in turned if match.value not in taken]
 
@@ -74,5 +74,6 @@ def _is_matrix(value: ir.Value) -> bool:
     return tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
 
 
-def _key(array: Array) -> _Key:
+def content(array: Array) -> _Key:
+    """What tells arrays apart: the shape and a digest of the bytes."""
     return array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()

@@ -56,7 +56,8 @@ def save(model: ir.Model, path: Path, limit: int = PROTOBUF_LIMIT) -> int:
     try:
         ir.save(model, path, external_data=None if data is None else data.name)
     except OSError as refused:
-        raise unwritable(path, refused.strerror or str(refused), ExportError) from refused
+        target = path.parent.with_name(path.name)  # it lies in a folder of its own until it is whole
+        raise unwritable(target, refused.strerror or str(refused), ExportError) from refused
     return path.stat().st_size + (data.stat().st_size if data is not None else 0)
 
 

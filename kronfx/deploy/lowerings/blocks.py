@@ -24,7 +24,7 @@ from kronfx.deploy.layers import Layer
 from kronfx.deploy.lowerings import price
 from kronfx.records import KroneckerShape
 
-FEW = 1 / 16  # zero rows, as a share of all block rows, that are computed like the others
+FEW = 1 / 64  # of the surviving blocks: at most so many zeros are stored to compute zero rows like the others
 
 
 def fits(layer: Layer) -> bool:
@@ -77,8 +77,9 @@ def with_zero_rows(buckets: list[Bucket], mask: Array, W: Array, shape: Kronecke
     if not buckets:
         zeros = np.zeros((1, shape.m2, shape.n2), W.dtype)
         return [Bucket((ZERO,), np.zeros((1, 1), np.int64), zeros)]
-    rows = tuple(empty) if len(empty) <= FEW * shape.m1 else (ZERO,)
     first = buckets[0]
+    added = len(empty) * first.columns.shape[1]
+    rows = tuple(empty) if added <= FEW * mask.sum() else (ZERO,)
     columns = np.repeat(first.columns[:1], len(rows), axis=0)
     zeros = np.zeros((len(rows), *first.weights.shape[1:]), W.dtype)
     joined = Bucket(

@@ -13,7 +13,7 @@ def fits(_: Layer) -> bool:
 
 def stored(layer: Layer) -> int:
     """Bytes: survivors and their gaps, or the whole weight where that is smaller."""
-    return layer.kept.bytes if layer.kept.pays else layer.dense_bytes
+    return layer.kept.bytes if layer.kept.pays and layer.linear.is_symmetric else layer.dense_bytes
 
 
 def cost(layer: Layer, rows: int) -> float:

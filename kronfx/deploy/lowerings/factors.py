@@ -14,6 +14,7 @@ from kronfx import cost as work
 from kronfx import kron
 from kronfx.deploy.builder import Array
 from kronfx.deploy.features import Feature, Layouts
+from kronfx.deploy.inputs import array_of
 from kronfx.deploy.layers import Layer
 from kronfx.deploy.lowerings import price
 from kronfx.layers import Factors
@@ -67,9 +68,8 @@ def emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
 def _operands(layer: Layer) -> tuple[Array, Array]:
     factors = _factors(layer)
     operands = kron.a_first_operands if _evaluation(layer) == "a_first" else kron.b_first_operands
-    left, right = operands(factors.S.detach().cpu(), factors.A.detach().cpu(), factors.B.detach().cpu())
-    dtype = layer.linear.stored.dtype
-    return left.float().numpy().astype(dtype), right.float().numpy().astype(dtype)
+    left, right = operands(factors.S.detach(), factors.A.detach(), factors.B.detach())
+    return array_of(left), array_of(right)
 
 
 def _rank(layer: Layer) -> int:
