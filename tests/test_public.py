@@ -7,8 +7,8 @@ import inspect
 import kronfx as kx
 
 PUBLIC = {
-    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Report", "Solution", "export_onnx",
-    "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve", "train",
+    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "calibrate",
+    "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve", "train",
 }  # fmt: skip
 
 
