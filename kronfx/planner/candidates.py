@@ -106,8 +106,9 @@ def _of_shape(
         values = np.log1p(ranks) / np.log1p(shape.max_rank)
     else:
         values = np.asarray(setting.energies(site, shape), dtype=np.float64)[ranks - 1]
-    wins: NDArray[np.bool_] = (costs < _dense(site, setting)[2]).all(axis=1)
-    kept = np.flatnonzero(wins | (not setting.skip_unprofitable))
+    kept = np.arange(len(ranks))
+    if setting.skip_unprofitable:
+        kept = np.flatnonzero((costs < _dense(site, setting)[2]).all(axis=1))
     return np.full(len(ranks), number)[kept], ranks[kept], costs[kept], site.stack * values[kept]
 
 
