@@ -24,11 +24,20 @@ PLAN, WEIGHTS = "plan.json", "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
+class FoldedGrid:
+    """The blocks of a folded ``W [m, n]``."""
+
+    m: int
+    n: int
+    shape: KroneckerShape
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """What a checkpoint holds: ``tied`` maps a name to the name under which its tensor is stored."""
 
     plan: Plan
-    grids: dict[str, KroneckerShape]
+    grids: dict[str, FoldedGrid]
     tied: dict[str, str]
     tensors: dict[str, Tensor]
 
@@ -113,7 +122,7 @@ def read_folder(folder: Path) -> Saved:
     return Saved(plan, grids, tied, tensors)
 
 
-def _described(folder: Path) -> tuple[Plan, dict[str, KroneckerShape], dict[str, str]]:
+def _described(folder: Path) -> tuple[Plan, dict[str, FoldedGrid], dict[str, str]]:
     """What ``plan.json`` says: the plan, the grids of what is folded, the ties."""
     missing = [name for name in (PLAN, WEIGHTS) if not (folder / name).is_file()]
     if missing:
@@ -131,10 +140,11 @@ def _described(folder: Path) -> tuple[Plan, dict[str, KroneckerShape], dict[str,
     return plan, grids, tied
 
 
-def _grid(entry: dict[str, Any]) -> KroneckerShape:
-    if not all(type(size) is int and size >= 1 for size in entry.values()):
+def _grid(entry: dict[str, Any]) -> FoldedGrid:
+    m, n, shape = entry["m"], entry["n"], dict(entry["shape"])
+    if not all(type(size) is int and size >= 1 for size in (m, n, *shape.values())):
         raise ValueError(f"a block grid {entry}")
-    return KroneckerShape(**entry)
+    return FoldedGrid(m, n, KroneckerShape(**shape))
 
 
 def few(names: Iterable[str]) -> str:
