@@ -33,6 +33,7 @@ class Survivors:
     mask: np.ndarray[Any, Any]
     blocks: np.ndarray[Any, Any]
     gaps: np.ndarray[Any, Any]
+    dims: tuple[int, int]  # (m, n), less than one block short of the grid where it is padded
 
     @property
     def zero_blocks(self) -> int:
@@ -47,18 +48,20 @@ class Survivors:
     @property
     def pays(self) -> bool:
         """True where storing the survivors makes a smaller file than storing ``W``."""
-        dense = self.shape.m * self.shape.n * self.blocks.itemsize
+        dense = self.dims[0] * self.dims[1] * self.blocks.itemsize
         return self.bytes + _NODE_BYTES < dense
 
 
 def survivors(W: np.ndarray[Any, Any], shape: KroneckerShape) -> Survivors:
     """The blocks of ``W [m, n]`` with a non-zero entry, in row-major order of the grid."""
+    dims = W.shape[0], W.shape[1]
+    W = np.pad(W, ((0, shape.m - dims[0]), (0, shape.n - dims[1])))
     grid = W.reshape(shape.m1, shape.m2, shape.n1, shape.n2).transpose(0, 2, 1, 3)
     mask = (grid != 0).any(axis=(2, 3))
     positions = np.flatnonzero(mask)
     gaps = np.diff(positions, prepend=0)
     largest = int(gaps.max(initial=0))
-    return Survivors(shape, mask, np.ascontiguousarray(grid[mask]), gaps.astype(_smallest(largest))[:, None])
+    return Survivors(shape, mask, np.ascontiguousarray(grid[mask]), gaps.astype(_smallest(largest))[:, None], dims)
 
 
 def _smallest(largest: int) -> type[np.integer[Any]]:
@@ -82,15 +85,16 @@ def store(graph: ir.Graph, site: str, kept: Survivors, upright: Sequence[ir.Valu
     grid = _node("Reshape", scatter.outputs[0], _integers(graph, shape.m1, shape.n1, *shape.block))
 
     nodes = [cast, position, zeros, scatter, grid]
-    for weights, perm, dims in (
-        (upright, (0, 2, 1, 3), (shape.m, shape.n)),
-        (turned, (1, 3, 0, 2), (shape.n, shape.m)),
+    for weights, perm, dims, ends in (
+        (upright, (0, 2, 1, 3), (shape.m, shape.n), kept.dims),
+        (turned, (1, 3, 0, 2), (shape.n, shape.m), kept.dims[::-1]),
     ):
         if weights:
             order = _node("Transpose", grid.outputs[0], perm=perm)
-            dense = _node("Reshape", order.outputs[0], _integers(graph, *dims))
-            nodes += [order, dense]
-            _replace(graph, weights, dense.outputs[0])
+            nodes += [order, _node("Reshape", order.outputs[0], _integers(graph, *dims))]
+            if dims != ends:  # the surplus of a padded grid
+                nodes.append(_node("Slice", nodes[-1].outputs[0], _integers(graph, 0, 0), _integers(graph, *ends)))
+            _replace(graph, weights, nodes[-1].outputs[0])
     graph.insert_before(graph[0], nodes)
     for node in nodes:
         node.name = ""  # nothing will ever time or debug them: they are gone once the file is loaded

@@ -61,6 +61,6 @@ def _store(graph: ir.Graph, site: str, kept: Survivors, matches: list[Match]) ->
 
 
 def _layer(site: str, kept: Survivors, stored: int) -> ExportedLayer:
-    shape = kept.shape
-    dense = shape.m * shape.n * kept.blocks.itemsize
-    return ExportedLayer(site, shape.m, shape.n, shape.block, "dense", kept.zero_blocks, shape.blocks, dense, stored)
+    shape, (m, n) = kept.shape, kept.dims
+    dense = m * n * kept.blocks.itemsize
+    return ExportedLayer(site, m, n, shape.block, "dense", kept.zero_blocks, shape.blocks, dense, stored)

@@ -26,7 +26,8 @@ class StoredFactors(KroneckerLinear):
     dense: Tensor
 
     def __init__(self, layer: KroneckerLinear) -> None:
-        super().__init__(layer.shape, layer.rank, layer.evaluation, layer.bias is not None, device="meta")
+        bias = layer.bias is not None
+        super().__init__(layer.shape, layer.rank, layer.evaluation, bias, "meta", features=layer.features)
         self.S, self.A, self.B = (nn.Parameter(factor.detach()) for factor in (layer.S, layer.A, layer.B))
         if layer.bias is not None:
             self.bias = nn.Parameter(layer.bias.detach())
@@ -44,8 +45,7 @@ class StoredFactors(KroneckerLinear):
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., n] -> [..., m]``."""
         evaluate = kron.apply_a_first if self.evaluation == "a_first" else kron.apply_b_first
-        y = evaluate(x, self.left, self.right, self.shape, self.rank)
-        return y if self.bias is None else y + self.bias
+        return self.finished(evaluate(self.widened(x), self.left, self.right, self.shape, self.rank))
 
 
 def module(layer: KroneckerLinear) -> StoredFactors:
@@ -68,7 +68,6 @@ def settle(graph: ir.Graph, modules: Mapping[str, StoredFactors]) -> tuple[Expor
 
 
 def _layer(site: str, layer: KroneckerLinear, stored: int) -> ExportedLayer:
-    shape, dense = layer.shape, layer.shape.m * layer.shape.n * layer.A.element_size()
-    return ExportedLayer(
-        site, shape.m, shape.n, shape.block, "factors", layer.zero_blocks(), shape.blocks, dense, stored
-    )
+    m, n, shape = layer.out_features, layer.in_features, layer.shape
+    dense = m * n * layer.A.element_size()
+    return ExportedLayer(site, m, n, shape.block, "factors", layer.zero_blocks(), shape.blocks, dense, stored)
