@@ -90,7 +90,7 @@ def plan(
     - ``max_params``: parameters of the *whole model*, embeddings and biases too: a ratio in (0, 1] or a count.
     - ``max_flops``: multiply-adds of all its linear maps over ``rows`` rows each: a ratio or a count.
     - ``energy``: read the weights: print the share of ``||W||^2`` that each choice keeps, and let the budgets maximize
-      its sum over the maps. Otherwise no value of the model is touched, and budgets maximize the sum of
+      its geometric mean over the maps. Otherwise no value of the model is touched, and what counts as kept is
       ``log(1 + r) / log(1 + min(m1 n1, m2 n2))``.
 
     Raises PlanError.

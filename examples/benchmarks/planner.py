@@ -58,7 +58,7 @@ class Case:
     ranks: tuple[int, ...]
 
 
-CASES = (Case("LeNet-5", LeNet5, 60_000, 2, (2, 4)), Case("transformer", RowTransformer, 12_000, 5, (2, 4)))
+CASES = (Case("LeNet-5", LeNet5, 30_000, 3, (2, 4)), Case("transformer", RowTransformer, 12_000, 5, (2, 4)))
 
 
 def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: float, words: str) -> None:
@@ -95,9 +95,7 @@ def energy(plan: kx.Plan) -> float:
 def plans(model: nn.Module, rank: int) -> dict[str, kx.Plan]:
     """The uniform plan, every layer factored that gets smaller, and the budgeted one within its number of parameters."""
     uniform = kx.plan(model, rank=rank, energy=True)
-    budgeted = kx.plan(
-        model, max_params=uniform.planned_parameters, energy=True, include=_considered(uniform)
-    )
+    budgeted = kx.plan(model, max_params=uniform.planned_parameters, energy=True, include=_considered(uniform))
     return {f"rank {rank}": uniform, "budget": budgeted}
 
 

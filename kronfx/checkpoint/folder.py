@@ -48,7 +48,7 @@ class Saved:
 
 def write_folder(target: Path, saved: Saved) -> None:
     """Both files, then the name ``target``. Raises CheckpointError where the system refuses."""
-    grids = {name: asdict(grid) for name, grid in saved.grids.items()}
+    grids = {name: asdict(grid.shape) | {"m": grid.m, "n": grid.n} for name, grid in saved.grids.items()}
     described = json.loads(saved.plan.to_json()) | {"folded": grids, "tied": saved.tied}
     with _replacing(target) as temporary:
         save_file(saved.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -141,10 +141,10 @@ def _described(folder: Path) -> tuple[Plan, dict[str, FoldedGrid], dict[str, str
 
 
 def _grid(entry: dict[str, Any]) -> FoldedGrid:
-    m, n, shape = entry["m"], entry["n"], dict(entry["shape"])
-    if not all(type(size) is int and size >= 1 for size in (m, n, *shape.values())):
+    if not all(type(size) is int and size >= 1 for size in entry.values()):
         raise ValueError(f"a block grid {entry}")
-    return FoldedGrid(m, n, KroneckerShape(**shape))
+    shape = KroneckerShape(**{name: size for name, size in entry.items() if name not in ("m", "n")})
+    return FoldedGrid(entry["m"], entry["n"], shape)
 
 
 def few(names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,15 +76,16 @@ def within(
         _hand_out(group, counts, setting, outcomes)
     prices = dict(zip(active.tolist(), filled.prices.tolist()))
     measure = "surrogate" if setting.energies is None else "energy"
+    maps = max(1, sum(site.stack for site in dense))
     certificate = Budget(
         limits.parameters,
         limits.multiply_adds,
-        filled.value,
-        filled.bound,
+        math.exp(filled.value / maps),
+        math.exp(filled.bound / maps),
         filled.candidates,
         measure,
-        prices.get(0, 0.0),
-        prices.get(1, 0.0),
+        prices.get(0, 0.0) / maps,
+        prices.get(1, 0.0) / maps,
     )
     return outcomes, certificate
 

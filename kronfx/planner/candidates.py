@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronfx.errors import SolveError
-from kronfx.planner.choose import DEFAULT_RANK, Setting, solved, unsolved
+from kronfx.planner.choose import Setting, solved, unsolved
 from kronfx.planner.wishes import Wish
 from kronfx.records import EVALUATIONS, KroneckerShape, Site
 from kronfx.solver import preference, shapes
@@ -16,7 +16,7 @@ from kronfx.solver import preference, shapes
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-MEASURED_SHAPES = 6  # of each site whose energy is looked at: the best by the integer program
+MEASURED_RANKS = (1, 2, 4, 8)  # the integer program's two best shapes at each are those whose energy is looked at
 EVERY_RANK = 64  # up to here every rank is tried, beyond it steps of 5%
 
 
@@ -44,10 +44,13 @@ class Candidates:
 def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
     """Every candidate of a site, or the reason why it has none.
 
-    With energies the value of a candidate is the energy it keeps, and the shapes are the integer program's best and its
-    runners-up. Without, every shape of the constraints counts: since the surrogate ``log(1 + r) / log(1 + min(t, m n /
-    t))`` depends on ``t = m1 n1`` alone, as the parameters do, one shape a ``t``, the preferred one, is enough. (The
-    surrogate: energy that falls off as ``1 / i`` over the singular values, as trained weights roughly have it.)
+    The value of a candidate is the logarithm of the share of ``||W||^2`` that it keeps: layers are composed, so shares
+    multiply. (Their plain sum starves the largest layers down to rank 1. LeNet-5 on MNIST after two epochs of
+    fine-tuning, at the sizes of ranks 2 and 4: uniform 84.2% and 92.7%, sum of shares 88.0% and 92.3%, of logarithms
+    90.7% and 93.8%.) With energies the shapes are the integer program's best and first runner-up at a few ranks.
+    Without, the share is a surrogate, ``log(1 + r) / log(1 + R)`` with ``R = min(m1 n1, m2 n2)``: squared singular
+    values that fall off as ``1 / i``. It depends on ``m1 n1`` alone, as the parameters do, so every ``m1 n1`` counts,
+    each in its preferred shape.
     """
     found = _measured_shapes(site, wish, setting) if setting.energies else _shapes_by_product(site, wish, setting)
     if isinstance(found, str):
@@ -60,9 +63,11 @@ def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
 
 
 def _measured_shapes(site: Site, wish: Wish, setting: Setting) -> list[KroneckerShape] | str:
-    rank = wish.rank if isinstance(wish.rank, int) else DEFAULT_RANK
-    found = solved(site, wish, rank, setting, MEASURED_SHAPES - 1)
-    return found if isinstance(found, str) else [found.shape, *(other.shape for other in found.runners_up)]
+    ranks = (wish.rank,) if isinstance(wish.rank, int) else MEASURED_RANKS
+    solutions = [solved(site, wish, rank, setting, runners_up=1) for rank in ranks]
+    found = [solution for solution in solutions if not isinstance(solution, str)]
+    best = [shape for one in found for shape in (one.shape, *(other.shape for other in one.runners_up))]
+    return list(dict.fromkeys(best)) if found else str(solutions[0])
 
 
 def _shapes_by_product(site: Site, wish: Wish, setting: Setting) -> list[KroneckerShape] | str:
@@ -103,13 +108,13 @@ def _of_shape(
     ]
     costs = np.stack([parameters, np.minimum.reduce(by_evaluation)], axis=1)
     if setting.energies is None:
-        values = np.log1p(ranks) / np.log1p(shape.max_rank)
+        shares = np.log1p(ranks) / np.log1p(shape.max_rank)
     else:
-        values = np.asarray(setting.energies(site, shape), dtype=np.float64)[ranks - 1]
+        shares = np.asarray(setting.energies(site, shape), dtype=np.float64)[ranks - 1]
     kept = np.arange(len(ranks))
     if setting.skip_unprofitable:
         kept = np.flatnonzero((costs < _dense(site, setting)[2]).all(axis=1))
-    return np.full(len(ranks), number)[kept], ranks[kept], costs[kept], site.stack * values[kept]
+    return np.full(len(ranks), number)[kept], ranks[kept], costs[kept], site.stack * np.log(shares[kept])
 
 
 def _ranks(wish: Wish, shape: KroneckerShape) -> Integers:
@@ -126,7 +131,7 @@ def _ranks(wish: Wish, shape: KroneckerShape) -> Integers:
 
 
 def _dense(site: Site, setting: Setting) -> tuple[Integers, Integers, Integers, Floats]:
-    """The site as it is: all it costs, all its value. A weight that others share costs nothing to keep."""
+    """The site as it is: all it costs, nothing lost. A weight that others share costs nothing to keep."""
     parameters = 0 if site.sharers > 1 else site.parameters
     costs = np.array([[parameters, site.multiply_adds(setting.rows)]], dtype=np.int64)
-    return np.array([-1]), np.array([0]), costs, np.array([float(site.stack)])
+    return np.array([-1]), np.array([0]), costs, np.array([0.0])

@@ -10,10 +10,11 @@ class Budget:
     """The certificate of a budgeted plan.
 
     ``max_parameters`` bounds the parameters of the whole model, ``max_multiply_adds`` those of all its linear maps over
-    the expected rows. ``value`` is the sum over the maps of what each keeps (1 for a dense one), ``bound`` what no
-    choice of shapes and ranks among the ``candidates`` can beat. The prices say what one more parameter, or one more
-    multiply-add, would buy: the multipliers of the linear relaxation. ``measure``: what a value is, ``energy`` (the
-    share of ``||W||^2`` that the nearest factors keep) or ``surrogate`` (``log(1 + r) / log(1 + min(m1 n1, m2 n2))``).
+    the expected rows. ``value`` is the geometric mean, over the maps, of the share that each keeps (1 for a dense one),
+    ``bound`` what no choice of shapes and ranks among the ``candidates`` can beat. The prices say by which share of
+    itself one more parameter, or one more multiply-add, would raise it: the multipliers of the linear relaxation.
+    ``measure``: what is kept, ``energy`` (of ``||W||^2``, by the nearest factors) or its ``surrogate``
+    (``log(1 + r) / log(1 + min(m1 n1, m2 n2))``).
     """
 
     max_parameters: int | None
@@ -28,18 +29,18 @@ class Budget:
     @property
     def gap(self) -> float:
         """``(bound - value) / bound``."""
-        return max(0.0, (self.bound - self.value) / self.bound) if self.bound else 0.0
+        return max(0.0, (self.bound - self.value) / self.bound)
 
     def __str__(self) -> str:
         limits = []
         prices = []
         if self.max_parameters is not None:
             limits.append(f"at most {self.max_parameters:,} parameters in the whole model")
-            prices.append(f"1,000 more parameters would buy {1000 * self.parameter_price:.3g}")
+            prices.append(f"1,000 more parameters would raise it by {1000 * self.parameter_price:.3g} of itself")
         if self.max_multiply_adds is not None:
             limits.append(f"at most {self.max_multiply_adds:,} multiply-adds in its linear maps")
-            prices.append(f"1,000,000 more multiply-adds {1_000_000 * self.multiply_add_price:.3g}")
+            prices.append(f"1,000,000 more multiply-adds by {1_000_000 * self.multiply_add_price:.3g}")
         return (
-            f"budget: {' and '.join(limits)}; {self.measure} {self.value:.6g} of at most {self.bound:.6g} "
-            f"(gap {100 * self.gap:.2g}%, {self.candidates:,} candidates); {', '.join(prices)}"
+            f"budget: {' and '.join(limits)}; {self.measure} kept (geometric mean) {self.value:.2%} "
+            f"of at most {self.bound:.2%} (gap {100 * self.gap:.2g}%, {self.candidates:,} candidates); {', '.join(prices)}"
         )

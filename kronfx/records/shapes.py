@@ -49,6 +49,11 @@ class KroneckerShape:
         """``(1 + r) m1 n1 + r m2 n2``: the entries of ``S``, every ``A_i`` and every ``B_i`` (paper, Eq. 5)."""
         return (1 + rank) * self.m1 * self.n1 + rank * self.m2 * self.n2
 
+    def matrix_rank(self, rank: int) -> int:
+        """The greatest rank that ``W`` can have as a matrix: ``min(m, n, r min(m1, n1) min(m2, n2))``, since that of a
+        Kronecker product is the product of both (Horn and Johnson, Topics in Matrix Analysis, Theorem 4.2.15)."""
+        return min(self.m, self.n, rank * min(self.m1, self.n1) * min(self.m2, self.n2))
+
     def products(self, rank: int, rows: int, evaluation: Evaluation, taps: int = 1) -> tuple[int, int]:
         """Multiply-adds of the two matrix products of one evaluation over ``N`` rows (paper, Proposition 2):
 

@@ -43,10 +43,11 @@ def solve(
       less than one block either way, and all of it counts.
     - ``runners_up``: how many of the next best shapes to prove as well.
 
-    Equally good shapes are told apart by the multiply-adds of their best evaluation, then its largest intermediate, the
-    parameters, the squarest block, the block with the fewest rows. The rank is not capped at ``min(m1 n1, m2 n2)``:
-    every rank has an optimum. For a convolution ``in_features`` counts channels and ``taps`` the positions of its
-    kernel, all of which stay in the block: its ``n2`` is channels times taps, the constraints speak of channels.
+    Equally good shapes are told apart by the rank that ``W`` can have as a matrix (the greatest first, see the
+    package), the multiply-adds of their best evaluation, its largest intermediate, the parameters, the squarest block,
+    the block with the fewest rows. The Kronecker rank is not capped at ``min(m1 n1, m2 n2)``: every rank has an
+    optimum. For a convolution ``in_features`` counts channels and ``taps`` the positions of its kernel, all of which
+    stay in the block: its ``n2`` is channels times taps, the constraints speak of channels.
 
     Raises SolveError: an argument that is no positive integer, constraints that no block meets, no rates for latency.
     """
@@ -82,12 +83,16 @@ def solve(
     )
 
 
-def preference(shape: KroneckerShape, rank: int, rows: int, taps: int) -> tuple[int, int, int, Fraction, int, int]:
+Preference = tuple[int, int, int, int, Fraction, int, int]
+
+
+def preference(shape: KroneckerShape, rank: int, rows: int, taps: int) -> Preference:
     """What tells equally good shapes apart, best first (the order of :func:`solve`)."""
     costs = (work(shape, rank, rows, evaluation, taps) for evaluation in ("a_first", "b_first", "materialize"))
     forward, intermediate = min(map(by_multiply_adds, costs))
     m2, n2 = shape.block
-    return forward, intermediate, shape.parameters(rank), Fraction(max(m2, n2), min(m2, n2)), m2, n2
+    squareness = Fraction(max(m2, n2), min(m2, n2))
+    return -shape.matrix_rank(rank), forward, intermediate, shape.parameters(rank), squareness, m2, n2
 
 
 def shapes(
