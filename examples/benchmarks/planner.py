@@ -3,8 +3,8 @@
     python examples/benchmarks/planner.py --data FOLDER
 
 A LeNet-5 and a small transformer (the 28 rows of an image are its tokens) are trained dense on MNIST. Then each is
-factored twice from its weights: at one rank for all layers, and by ``kx.plan(max_params=..., energy=True)`` with as many
-parameters. Both are fine-tuned alike.
+factored twice from its weights: at one rank for all layers, and by ``kx.plan(max_params=..., energy=True)`` with as
+many parameters. Both are fine-tuned alike.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def energy(plan: kx.Plan) -> float:
 
 
 def plans(model: nn.Module, rank: int) -> dict[str, kx.Plan]:
-    """The uniform plan, every layer factored that gets smaller, and the budgeted one within its number of parameters."""
+    """The uniform plan, and the budgeted one of the same layers within its number of parameters."""
     uniform = kx.plan(model, rank=rank, energy=True)
     budgeted = kx.plan(model, max_params=uniform.planned_parameters, energy=True, include=_considered(uniform))
     return {f"rank {rank}": uniform, "budget": budgeted}

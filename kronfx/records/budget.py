@@ -42,5 +42,6 @@ class Budget:
             prices.append(f"1,000,000 more multiply-adds by {1_000_000 * self.multiply_add_price:.3g}")
         return (
             f"budget: {' and '.join(limits)}; {self.measure} kept (geometric mean) {self.value:.2%} "
-            f"of at most {self.bound:.2%} (gap {100 * self.gap:.2g}%, {self.candidates:,} candidates); {', '.join(prices)}"
+            f"of at most {self.bound:.2%} (gap {100 * self.gap:.2g}%, {self.candidates:,} candidates); "
+            f"{', '.join(prices)}"
         )

@@ -156,7 +156,7 @@ def _pair(where: str, name: str, wish: object) -> tuple[int | None, int | None]:
 def _cuts(where: str, size: int, side: Side, name: str, padding: float) -> list[Cut]:
     found = cuts(size, side, padding)
     if not found:
-        every = ", ".join(str(cut) for cut in reversed(cuts(size, Side(), 0)[0].counts))
+        every = ", ".join(map(str, cuts(size, Side(), 0)[0].counts))
         grown = f" or of what {padding:.2%} more make of it" if padding else ""
         sentence = f"no {name} that divides {size}{grown} is {side}"
         raise SolveError(where, sentence, f"constraints that one of {every} meets", "relax them, or allow padding")
