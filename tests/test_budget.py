@@ -135,7 +135,7 @@ def test_energy_is_what_the_nearest_factors_keep() -> None:
     dense = {name.removesuffix(".weight"): p for name, p in model.named_parameters()}
     for choice in plan.choices:
         W = dense[choice.site.name].detach().flatten(1)
-        error = kx.factors(factored)[choice.site.name].materialize() - W
+        error = kx.factors(factored)[choice.site.name].materialize().detach() - W
         kept = 1 - float(error.square().sum() / W.square().sum())
         assert choice.energy == pytest.approx(kept, abs=1e-5)  # float32 factors
     assert "energy" in str(plan)
@@ -163,7 +163,7 @@ def test_a_greater_budget_keeps_more_and_its_price_falls() -> None:
 
 def test_a_fixed_rank_or_block_stays_fixed() -> None:
     model = models.lenet5()
-    plan = kx.plan(model, max_params=0.3, overrides={"fc1": {"rank": 5}, "fc2": {"block": (12, 12)}}, exclude="conv*")
+    plan = kx.plan(model, max_params=0.3, overrides={"fc1": {"rank": 5}, "fc2": {"block": (12, 12)}}, exclude=nn.Conv2d)
     chosen = {choice.site.name: choice for choice in plan.choices}
     assert chosen["fc1"].rank == 5
     assert chosen["fc2"].shape.block == (12, 12)
@@ -192,7 +192,7 @@ def test_padding_is_among_the_candidates() -> None:
         ({"max_params": 0.0}, r"max_params=0.0; needed a ratio in \(0, 1\] as a float, or a count"),
         ({"max_params": 1.5}, "max_params=1.5"),
         ({"max_flops": True}, "max_flops=True"),
-        ({"max_params": 0.0235, "max_flops": 0.0168}, "both budgets at once is out of reach"),
+        ({"max_params": 0.023, "max_flops": 0.0682}, "both budgets at once is out of reach"),
     ],
 )
 def test_impossible_budgets_are_sentences(wishes: dict[str, object], sentence: str) -> None:
@@ -203,7 +203,7 @@ def test_impossible_budgets_are_sentences(wishes: dict[str, object], sentence: s
 def test_energy_of_what_has_none_is_a_sentence() -> None:
     with torch.device("meta"):
         on_meta = models.lenet5()
-    with pytest.raises(kx.KronfxError, match=r"^plan: conv1 \(6x25\): a weight on the meta device"):
+    with pytest.raises(kx.KronfxError, match=r"^plan: 0 \(6x25\): a weight on the meta device"):
         kx.plan(on_meta, energy=True)
     model = models.lenet5()
     with torch.no_grad():

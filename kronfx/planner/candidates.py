@@ -56,7 +56,7 @@ def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
     if isinstance(found, str):
         return found
     parts = [_of_shape(site, wish, setting, number, shape) for number, shape in enumerate(found)]
-    if wish.rank is None or "rank" not in wish.named:
+    if not wish.named & {"rank", "block"}:  # whoever asks for this very layer's does not mean it to stay dense
         parts.append(_dense(site, setting))
     which, ranks, costs, values = (np.concatenate(arrays) for arrays in zip(*parts))
     return Candidates(tuple(found), which, ranks, costs, values)
