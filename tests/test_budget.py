@@ -67,6 +67,7 @@ def _exhaustive(layers: list[list[Option]], limits: tuple[float, float]) -> floa
 SIZE = st.sampled_from((2, 3, 4, 6, 8, 9))
 
 
+@pytest.mark.filterwarnings("ignore:kronfx.factorize rewrote nothing")
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(SIZE, SIZE), min_size=1, max_size=3), st.sampled_from((0.3, 0.5, 0.8, 1.0, None)),

@@ -82,6 +82,23 @@ def test_padding_is_bounded_by_the_share() -> None:
     assert choice.padding == (0, 7)
 
 
+def test_the_vocabulary_of_gpt2_is_padded() -> None:
+    """50257 = 29 x 1733: padded by less than one block, its plan has fewer parameters, or one at all."""
+    head = nn.Linear(768, 50257, bias=False, device="meta")
+    for rank in (1, 8):
+        (best,), (grown,) = (kx.plan(head, rank=rank, padding=share).choices for share in (0.0, 0.001))
+        assert grown.parameters < best.parameters
+        assert sum(p.numel() for p in kx.factorize(head, kx.Plan((grown,))).parameters()) == grown.parameters
+    assert kx.plan(head, block=(64, 64)).choices == ()
+    assert kx.plan(head, block=(64, 64), padding=0.001).choices[0].padding == (47, 0)
+
+
+def test_a_plan_for_another_convolution_is_refused() -> None:
+    plan = kx.plan(nn.Sequential(nn.Conv2d(18, 8, 1)), rank=2, block=(4, 6))
+    with pytest.raises(kx.KronfxError, match=r"0 \(8x18\): the blocks 2x3 of 4x6 give 8x18"):
+        kx.factorize(nn.Sequential(nn.Conv2d(2, 8, 3)), plan)
+
+
 def random_head(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return models.Odd().eval()

@@ -6,6 +6,7 @@ modules swapped, which may not: a model is rewritten whole or not at all, in pla
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast, get_args
 
 import torch
@@ -87,7 +88,7 @@ def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, Choice]]:
                 remedy,
             )
         chosen.append((match, choice))
-        _check_choice(choice)
+        _check_choice(replace(choice, site=match.site))  # by what the model is, whatever the plan was made for
     return chosen
 
 
