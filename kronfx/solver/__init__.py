@@ -8,7 +8,8 @@ Ties. The parameters see only ``t = m1 n1``, so many shapes tie: at 768x768 and 
 (a low-rank product) to ``24x32 of 32x24``. The first evaluate in the fewest multiply-adds and keep the most energy of a
 trained weight (LeNet-5's fc1, rank 4: 26% beside 10% for ``8x25 of 15x16``), yet they train far worse, because ``W``
 has a rank of at most ``r min(m1, n1) min(m2, n2)`` as a matrix. Measured on MNIST
-(12,000 images, one seed), equal parameters, all linear layers factored, test accuracy after training from random factors / after two epochs from the nearest ones:
+(12,000 images, one seed), equal parameters, all linear layers factored,
+test accuracy after training from random factors / after two epochs from the nearest ones:
 
     ======================  ==================  ==================
     tie broken by           multiply-adds       squarest block
