@@ -16,10 +16,11 @@ from typing_extensions import TypedDict, Unpack
 
 from kronfx import deploy, records
 from kronfx import graph as graph_stage
+from kronfx.energy import Energies
 from kronfx.errors import ExportError, FactorizeError, PlanError
 from kronfx.graph.swap import copied
 from kronfx.layers import KroneckerConv, KroneckerLinear, kronecker_layers, require_module
-from kronfx.planner import DEFAULT_RANK, BlockWish, Names, RankWish, plan_sites
+from kronfx.planner import BlockWish, Limit, Names, Overrides, Pair, RankWish, plan_sites
 
 
 class PlanOptions(TypedDict, total=False):
@@ -31,33 +32,93 @@ class PlanOptions(TypedDict, total=False):
     exclude: Names
     rows: int
     untie: bool
+    objective: records.Objective
+    min_block: Pair
+    max_block: Pair
+    multiple_of: Pair
+    padding: float
+    max_params: Limit
+    max_flops: Limit
+    energy: bool
+    overrides: Overrides
+    skip_unprofitable: bool
+    rates: records.Rates | None
 
 
 def plan(
     model: nn.Module,
     *,
-    rank: RankWish = DEFAULT_RANK,
+    rank: RankWish = None,
     block: BlockWish = None,
     include: Names = None,
     exclude: Names = None,
     rows: int = 512,
     untie: bool = False,
+    objective: records.Objective = "params",
+    min_block: Pair = None,
+    max_block: Pair = None,
+    multiple_of: Pair = None,
+    padding: float = 0.0,
+    max_params: Limit = None,
+    max_flops: Limit = None,
+    energy: bool = False,
+    overrides: Overrides = None,
+    skip_unprofitable: bool = False,
+    rates: records.Rates | None = None,
 ) -> records.Plan:
     """Choose what every linear map ``W [m, n]`` of a model becomes: a block shape, a rank and an evaluation.
 
-    - ``rank``: an integer, ``"full"`` (each layer's ``min(m1 n1, m2 n2)``, exact with ``init="nearest"``), or a mapping
-      from layer names or globs to either; sites a mapping leaves out get 4.
-    - ``block``: ``(m2, n2)``, output rows first, or a mapping from names or globs to such pairs; where none is given,
-      the integer program chooses the shape with the fewest parameters (paper, Eq. 5, at the wished rank).
-    - ``include``, ``exclude``: names or globs of the sites to rewrite or to leave alone.
-    - ``untie``: also rewrite a weight that several modules share; it becomes one weight each.
-    - ``rows``: the number of rows of ``x`` to expect (batch times sequence); it decides the evaluation.
+    What each becomes:
 
-    No value of the model is touched. Raises PlanError.
+    - ``rank``: an integer, ``"full"`` (each layer's ``min(m1 n1, m2 n2)``, exact with ``init="nearest"``), or a mapping
+      from layer names or globs to either. Sites it leaves out get 4; under a budget, what the budget chooses.
+    - ``block``: ``(m2, n2)``, output rows first, or a mapping from names or globs to such pairs; where none is given,
+      the integer program chooses the shape that is best by ``objective`` (see ``kronfx.solve``) at the wished rank,
+      within ``min_block``, ``max_block``, ``multiple_of`` and, where a shape may be wider than the layer, ``padding``.
+    - ``overrides``: these options for layers by name or glob: ``{"encoder.*.fc1": {"rank": 8}}``.
+    - ``rows``: the number of rows of ``x`` to expect (batch times sequence); it decides the evaluation, by
+      multiply-adds or, with ``rates`` from ``kronfx.calibrate``, by predicted time.
+
+    Which:
+
+    - ``include``, ``exclude``: names, globs or module types of the sites to rewrite or to leave alone.
+    - ``untie``: also rewrite a weight that several modules share; it becomes one weight each.
+    - ``skip_unprofitable``: leave alone what would get bigger or slower, with both numbers in the reason.
+
+    Whole-model budgets choose shape and rank of every site at once (a multiple-choice knapsack, with its gap):
+
+    - ``max_params``: parameters of the *whole model*, embeddings and biases too: a ratio in (0, 1] or a count.
+    - ``max_flops``: multiply-adds of all its linear maps over ``rows`` rows each: a ratio or a count.
+    - ``energy``: read the weights: print the share of ``||W||^2`` that each choice keeps, and let the budgets maximize
+      its geometric mean over the maps. Otherwise no value of the model is touched, and what counts as kept is
+      ``log(1 + r) / log(1 + min(m1 n1, m2 n2))``.
+
+    Raises PlanError.
     """
     require_module(model, PlanError)
     found = graph_stage.discover(model, untie)
-    return plan_sites(found.sites, found.refusals, rank=rank, block=block, include=include, exclude=exclude, rows=rows)
+    return plan_sites(
+        found.sites,
+        found.refusals,
+        rank=rank,
+        block=block,
+        include=include,
+        exclude=exclude,
+        rows=rows,
+        objective=objective,
+        min_block=min_block,
+        max_block=max_block,
+        multiple_of=multiple_of,
+        padding=padding,
+        max_params=max_params,
+        max_flops=max_flops,
+        overrides=overrides,
+        skip_unprofitable=skip_unprofitable,
+        rates=rates,
+        types={match.site.name: type(match.owner) for match in found.matches},
+        model_parameters=sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p)),
+        energies=Energies({match.site.name: match.matrix for match in found.matches}) if energy else None,
+    )
 
 
 def factorize(

@@ -7,9 +7,9 @@ import inspect
 import kronfx as kx
 
 PUBLIC = {
-    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Report", "Solution", "Timings", "export_onnx",
-    "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve", "sparsify_onnx", "to_bsr",
-    "train",
+    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "Timings",
+    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve",
+    "sparsify_onnx", "to_bsr", "train",
 }  # fmt: skip
 
 
