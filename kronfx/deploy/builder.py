@@ -42,7 +42,7 @@ class Builder:
 
     def integers(self, *values: int) -> ir.Value:
         """An int64 vector that all nodes share; without values, the scalar 0."""
-        return self.constant(f"kronfx/{'x'.join(map(str, values)) or 'axis'}", np.array(values or 0, dtype=np.int64))
+        return self.constant(f"k/{'x'.join(map(str, values)) or 'axis'}", np.array(values or 0, dtype=np.int64))
 
     def indices(self, name: str, positions: Array, beside: int = 0) -> ir.Value:
         """Indices: plain ones where they are small ``beside`` so many bytes, else the smallest integers and a Cast.

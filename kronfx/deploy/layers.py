@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import onnx_ir as ir
 
 from kronfx.deploy.builder import Array
@@ -93,7 +94,7 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
     for linear in find(graph):
         match, key = matched.get(linear.weight), (linear.weight, linear.turned)
-        told = match.known if match is not None and match.turned == linear.turned else None
+        told = match.known if match is not None and _is_upright(match, linear) else None
         if key not in shapes:
             flipped = _transposed(match.known.shape) if match is not None else None
             shapes[key] = told.shape if told else flipped or grid_of(linear.W, block)
@@ -102,6 +103,11 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
         layers.append(Layer(linear, f"{name}/transposed" if other and not told else name, shapes[key], told))
     read = {layer.linear.weight for layer in layers}
     return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in read))
+
+
+def _is_upright(match: Held, linear: Linear) -> bool:
+    """The product is with the known ``W``, not with its transpose; those may be equal."""
+    return match.turned == linear.turned or np.array_equal(match.known.W, linear.W)
 
 
 def _transposed(shape: KroneckerShape) -> KroneckerShape:

@@ -19,8 +19,9 @@ from kronfx.deploy.linear import find, is_constant
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.quiet import progress, silence
 from kronfx.deploy.records import RECORD_KEY, ExportReport
+from kronfx.deploy.trace import reason
 from kronfx.deploy.tuning import checked
-from kronfx.deploy.verify import TOLERANCES, answers, reference_answers, session
+from kronfx.deploy.verify import TOLERANCES, Answer, answers, reference_answers, session
 from kronfx.deploy.weights import tensor_of
 from kronfx.errors import ExportError
 from kronfx.files import destination
@@ -148,19 +149,25 @@ def _proof(src: Path, model: ir.Model, sizes: tuple[int, ...], example: Mapping[
     answer = reference_answers(src) if brain else answers(session(src))
     usable = [case for case in cases if _runs(answer, case)]
     if not usable and example is not None:
-        answer(cases[0])  # says what is wrong with it
+        found = f"example_inputs that {src} does not run on ({_why(answer, cases[0])})"
+        raise ExportError("", found, "inputs that it can take", "give an array of the right shape for each input")
     if not usable:
         found = f"{src} does not run on random inputs"
         raise ExportError("", found, "inputs that it can take", "pass example_inputs={name: array, ...}")
     return proof_of(answer, usable, tolerance, brain)
 
 
-def _runs(answer: Any, case: Case) -> bool:
+def _runs(answer: Answer, case: Case) -> bool:
+    return not _why(answer, case)
+
+
+def _why(answer: Answer, case: Case) -> str:
+    """What is wrong with an input; empty where nothing is."""
     try:
         answer(case)
-    except Exception:  # whatever it is, this input is not for this model
-        return False
-    return True
+    except Exception as error:  # whatever it is, this input is not for this model
+        return reason(error)
+    return ""
 
 
 def _unreadable(name: str, found: str) -> ExportError:

@@ -65,7 +65,7 @@ class Survivors:
     def bytes(self) -> int:
         """Size of what is stored."""
         table = 4 * self.shape.blocks if self.by_slots else self.gaps.nbytes
-        return int(self.blocks.nbytes + self.shape.m2 * self.shape.n2 * self.blocks.itemsize + table)
+        return int(self.blocks.nbytes + table)
 
     @property
     def pays(self) -> bool:
@@ -122,10 +122,10 @@ def _transposed(kept: Survivors) -> Survivors:
 def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
     """``W [m, n]`` from its survivors."""
     shape = kept.shape
-    rows = np.concatenate([kept.blocks.reshape(-1, shape.n2), np.zeros(shape.block, kept.blocks.dtype)])
-    blocks = build.constant(f"{site}/blocks", rows)
+    blocks = build.constant(f"{site}/blocks", kept.blocks.reshape(-1, shape.n2))
+    blocks = build.op("Pad", blocks, build.integers(0, 0, shape.m2, 0))
     slots = build.constant(f"{site}/slots", kept.slots) if kept.by_slots else _slots(build, site, kept)
-    within = build.constant(f"kronfx/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
+    within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
     spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)
     weight = build.op("Reshape", spread, build.integers(shape.m, shape.n))
     if kept.dims == (shape.m, shape.n):
@@ -139,9 +139,7 @@ def _slots(build: Builder, site: str, kept: Survivors) -> ir.Value:
     gaps = build.constant(f"{site}/gaps", kept.gaps)
     position = build.op("CumSum", build.op("Cast", gaps, to=ir.DataType.INT64), build.integers())
     zeros = build.op("ConstantOfShape", build.integers(shape.blocks), value=ir.tensor(np.array([end], np.int32)))
-    firsts = build.op(
-        "Range", *(build.constant(f"kronfx/int32/{i}", np.array(i, np.int32)) for i in (0, end, shape.m2))
-    )
+    firsts = build.op("Range", *(build.constant(f"k/int32/{i}", np.array(i, np.int32)) for i in (0, end, shape.m2)))
     return build.op("Reshape", build.op("ScatterND", zeros, position, firsts), build.integers(shape.m1, 1, shape.n1))
 
 

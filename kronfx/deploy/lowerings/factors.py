@@ -69,7 +69,8 @@ def _operands(layer: Layer) -> tuple[Array, Array]:
     factors = _factors(layer)
     operands = kron.a_first_operands if _evaluation(layer) == "a_first" else kron.b_first_operands
     left, right = operands(factors.S.detach(), factors.A.detach(), factors.B.detach())
-    return array_of(left), array_of(right)
+    dtype = layer.linear.stored.dtype
+    return array_of(left).astype(dtype), array_of(right).astype(dtype)
 
 
 def _rank(layer: Layer) -> int:
