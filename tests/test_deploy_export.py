@@ -45,13 +45,7 @@ def evaluated(path: Path, x: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("build", "example"), [(mlp, (1, 512)), (mlp, (2, 5, 512)), (LeNet, (3, 1, 28, 28))])
-def test_folded_models_are_small_right_and_run_dense(
-    tmp_path: Path, build: Any, example: tuple[int, ...], request: pytest.FixtureRequest
-) -> None:
-    if build is LeNet:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="39,983 bytes of file for 34,376 needed: 1.163 times, not 1.15")
-        )
+def test_folded_models_are_small_right_and_run_dense(tmp_path: Path, build: Any, example: tuple[int, ...]) -> None:
     model, path = build().eval(), tmp_path / "model.onnx"
     report = export(model, path, torch.randn(example))
 

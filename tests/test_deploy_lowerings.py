@@ -161,9 +161,7 @@ def test_every_spelling_is_lowered(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SPELLINGS))
-def test_inputs_and_outputs_keep_their_names(tmp_path: Path, name: str, request: pytest.FixtureRequest) -> None:
-    if name in NAMELESS:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="an aliased graph output loses its name"))
+def test_inputs_and_outputs_keep_their_names(tmp_path: Path, name: str) -> None:
     src = written(tmp_path, SPELLINGS[name], planted(48, 40, (8, 8)), np.ones(48, np.float32))
     graph = onnx.load(sparse(src)[0]).graph
     assert [value.name for value in graph.input] == ["x"]
@@ -201,7 +199,6 @@ def test_factors_compute_the_dense_product(
     assert report.layers[0].bytes == W.itemsize * rank * (shape.m1 * shape.n1 + shape.m2 * shape.n2)
 
 
-@pytest.mark.xfail(strict=True, reason="the operands of a float64 layer are rounded to float32")
 @pytest.mark.parametrize("evaluation", ["a_first", "b_first"])
 def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     shape, parts = KroneckerShape(3, 4, 5, 2), random_factors((3, 4, 5, 2), 2)
@@ -349,16 +346,8 @@ TIED = [("MatMul", "x w", "h"), ("Relu", "h", "r")]
 
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
 @pytest.mark.parametrize("size", [(48, 40), (48, 48)])
-def test_one_constant_that_is_read_in_both_orientations(
-    tmp_path: Path, lowering: str, size: tuple[int, int], request: pytest.FixtureRequest
-) -> None:
+def test_one_constant_that_is_read_in_both_orientations(tmp_path: Path, lowering: str, size: tuple[int, int]) -> None:
     """As the encoder and decoder of a tied autoencoder read it."""
-    if (lowering, size) != ("dense", (48, 48)):
-        request.applymarker(
-            pytest.mark.xfail(
-                strict=True, reason="shapes and constants are kept by weight, not by weight and orientation"
-            )
-        )
     m, n = size
     W = planted(m, n, (8, 4), 0.6)
     nodes = [*TIED, ("Gemm", "r w", "y", {"transB": 1})]
@@ -427,9 +416,6 @@ def test_files_are_as_small_as_what_survives(
     assert report.layers[0].bytes <= 1.05 * 4 * np.count_nonzero(W)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="zero rows that are computed like the others are stored: 1.09 times the surviving bytes"
-)
 def test_a_few_zero_rows_cost_little(tmp_path: Path) -> None:
     W = planted(512, 512, (16, 16), 0.5)
     W[32:64] = 0

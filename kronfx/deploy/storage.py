@@ -1,7 +1,7 @@
 """Storage: a block-sparse constant is kept as its surviving blocks, and constant nodes rebuild it.
 
-``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2, n2]``, the rows of all surviving blocks one below
-the other and ``m2`` rows of zeros at the end, and a table of where they belong:
+``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2, n2]``, the rows of all surviving blocks one
+below the other, to which a Concat adds ``m2`` rows of zeros, and a table of where they belong:
 
     W[p m2 + q, j n2 : (j + 1) n2] = blocks[slot[p, 0, j] + q],   slot [m1, 1, n1]: the survivor's first row, or the
     zeros'
@@ -123,7 +123,9 @@ def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
     """``W [m, n]`` from its survivors."""
     shape = kept.shape
     blocks = build.constant(f"{site}/blocks", kept.blocks.reshape(-1, shape.n2))
-    blocks = build.op("Pad", blocks, build.integers(0, 0, shape.m2, 0))
+    nothing = ir.tensor(np.zeros(1, kept.blocks.dtype))
+    zeros = build.op("ConstantOfShape", build.integers(shape.m2, shape.n2), value=nothing)
+    blocks = build.op("Concat", blocks, zeros, axis=0)
     slots = build.constant(f"{site}/slots", kept.slots) if kept.by_slots else _slots(build, site, kept)
     within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
     spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)
