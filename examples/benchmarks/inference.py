@@ -5,7 +5,7 @@
     python examples/benchmarks/inference.py --from first.json second.json --svg inference.svg
 
 Weights and inputs are random, with exactly the share of zero blocks that a row says. A session's threads spin on after
-a run and slow every other session down, so the files are timed in turn, in bursts, each after a rest. ``ratio`` is the
+a run and slow every other session down by half, so the files are timed in turn, in bursts, one session open. ``ratio`` is the
 dense float32 file's median over the row's, so above 1 the row is faster; it runs at the row count that `kronfx auto`
 was tuned for. ``size`` is the file over the surviving weights and everything else in the model, ``load`` the time
 to open it over the dense file's, ``error`` max|y - y_torch| / max(1, max|y_torch|). ``missed`` names the bars missed.
@@ -133,13 +133,13 @@ class Clock:
         turns = [[_milliseconds(self.open, path) for path in paths] for _ in range(LOADS + 1)]
         return [statistics.median(times) for times in zip(*turns[1:])]
 
-    def run(self, sessions: Sequence[InferenceSession], x: np.ndarray) -> list[float]:
-        """Median milliseconds of one run of each session, all of them run in turn."""
-        times: list[list[float]] = [[] for _ in sessions]
+    def run(self, paths: Sequence[Path], x: np.ndarray) -> list[float]:
+        """Median milliseconds of one run of each file, all of them in turn, one session open at a time."""
+        times: list[list[float]] = [[] for _ in paths]
         for _ in range(self.bursts):
-            for session, own in zip(sessions, times):
+            for path, own in zip(paths, times):
                 time.sleep(REST)
-                own += self._burst(session, x)
+                own += self._burst(self.open(path), x)
         return [statistics.median(own) for own in times]
 
     def _burst(self, session: InferenceSession, x: np.ndarray) -> list[float]:
@@ -173,12 +173,11 @@ def measure(case: Case, clock: Clock, folder: Path) -> list[Row]:
     everything = list(files(case, folder))
     made = [file for file in everything if not file.refusal]
     load_ms = dict(zip(made, clock.load([file.path for file in made])))
-    sessions = {file: clock.open(file.path) for file in made}
     x = torch.randn(case.shape)
     with torch.no_grad():
         wanted = {model: model(x).numpy() for model in {file.model for file in made}}
-    errors = {file: largest_error(output(session, x.numpy()), wanted[file.model]) for file, session in sessions.items()}
-    ms = dict(zip(made, clock.run(list(sessions.values()), x.numpy())))
+    errors = {file: largest_error(output(clock.open(file.path), x.numpy()), wanted[file.model]) for file in made}
+    ms = dict(zip(made, clock.run([file.path for file in made], x.numpy())))
     dense, int8 = made[:2]
     rows = []
     for file in everything:
