@@ -95,7 +95,7 @@ def test_both_orientations_share_one_set_of_blocks() -> None:
     for rebuilt, wanted in zip(evaluate(model), (W, W.T, W), strict=True):
         np.testing.assert_array_equal(rebuilt, wanted)
     floats = [v for v in model.graph.initializers.values() if v.const_value.dtype == ir.DataType.FLOAT]
-    assert [value.name for value in floats] == ["site/blocks"]
+    assert [value.name for value in floats if value.const_value.size > 1] == ["site/blocks"]
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -86,13 +86,18 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
     model.metadata_props.pop(RECORD_KEY, None)
     LiftConstantsToInitializersPass()(model)
     with silence():
-        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62)
+        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_ours)
         _narrow_indices(model.graph)
         _forget_placeholders(model.graph)
         ShapeInferencePass()(model)
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
     return model, (note,) if bodies else ()
+
+
+def _is_ours(node: ir.Node) -> bool | None:
+    """What kronfx spreads a constant with is folded although it makes it larger; None: as ever."""
+    return True if node.op_type in ("ConstantOfShape", "Expand") else None
 
 
 def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:

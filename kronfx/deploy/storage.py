@@ -123,8 +123,8 @@ def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
     """``W [m, n]`` from its survivors."""
     shape = kept.shape
     blocks = build.constant(f"{site}/blocks", kept.blocks.reshape(-1, shape.n2))
-    nothing = ir.tensor(np.zeros(1, kept.blocks.dtype))
-    zeros = build.op("ConstantOfShape", build.integers(shape.m2, shape.n2), value=nothing)
+    nothing = build.constant(f"k/zero/{kept.blocks.dtype}", np.zeros((1, 1), kept.blocks.dtype))
+    zeros = build.op("Expand", nothing, build.integers(shape.m2, shape.n2))
     blocks = build.op("Concat", blocks, zeros, axis=0)
     slots = build.constant(f"{site}/slots", kept.slots) if kept.by_slots else _slots(build, site, kept)
     within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
