@@ -186,7 +186,6 @@ class Shared(nn.Module):
         return self.once_more(self.tied(self.again(self.a(self.k(x)))[:, None]))
 
 
-@pytest.mark.xfail(strict=True, reason="equal constants are stored once and counted twice")
 def test_tied_layers_are_stored_once_and_unused_ones_not_at_all(tmp_path: Path) -> None:
     model, path = Shared(), tmp_path / "model.onnx"
     report = export(model, path, torch.randn(2, 48), "factors")

@@ -5,10 +5,11 @@
     python examples/benchmarks/inference.py --from first.json second.json --svg inference.svg
 
 Weights and inputs are random, with exactly the share of zero blocks that a row says. A session's threads spin on after
-a run and slow every other session down by half, so the files are timed in turn, in bursts, one session open. ``ratio`` is the
-dense float32 file's median over the row's, so above 1 the row is faster; it runs at the row count that `kronfx auto`
-was tuned for. ``size`` is the file over the surviving weights and everything else in the model, ``load`` the time
-to open it over the dense file's, ``error`` max|y - y_torch| / max(1, max|y_torch|). ``missed`` names the bars missed.
+a run and slow every other session down by half, so the files are timed in turn, in bursts, one session open at a time.
+``ratio`` is the dense float32 file's median over the row's, so above 1 the row is faster; it runs at the row count that
+`kronfx auto` was tuned for. ``size`` is the file over the surviving weights and everything else in the model, ``load``
+the time to open it over the dense file's, ``error`` max|y - y_torch| / max(1, max|y_torch|). ``missed`` names the bars
+missed.
 """
 
 from __future__ import annotations
