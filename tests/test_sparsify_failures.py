@@ -225,18 +225,18 @@ def test_the_dense_second_try_that_fails_leaves_what_was_there(
             for name, seconds in (("dense", 1.0), ("blocks", 0.1))
         )
     )
-    monkeypatch.setattr(pipeline, "_is_slower", lambda _: True)
-    checked, seen = pipeline.check, []
+    monkeypatch.setattr(pipeline, "winner", lambda *_: None)
+    timed, seen = pipeline.lap, []
 
-    def failing(file: Path) -> None:
+    def failing(file: Path, cases: Any) -> Any:
         seen.append(file)
-        if len(seen) == 2:
-            raise VerificationError("", "the second", "none", "nothing")
-        checked(file)
+        if len(seen) == 3:  # the dense file, blocks, and the dense lowering
+            raise VerificationError("", "the last", "none", "nothing")
+        return timed(file, cases)
 
-    monkeypatch.setattr(pipeline, "check", failing)
-    assert "the second" in refused(src, dst, VerificationError, tune=True, rows=1, timings=timings)
-    assert len(seen) == 2
+    monkeypatch.setattr(pipeline, "lap", failing)
+    assert "the last" in refused(src, dst, VerificationError, tune=True, rows=1, timings=timings)
+    assert len(seen) == 3
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, dst: Path, monkeypatch: pytest.MonkeyPatch) -> None:

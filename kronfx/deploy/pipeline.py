@@ -6,27 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import onnx_ir as ir
 
 from kronfx.deploy.cases import Case
 from kronfx.deploy.layers import Found, Known, found_layers
 from kronfx.deploy.lowerings import LOWERINGS
-from kronfx.deploy.records import ExportedLayer, ExportReport, Latency
+from kronfx.deploy.race import Lap, ends, lap, latencies, winner
+from kronfx.deploy.records import ExportedLayer, ExportReport
 from kronfx.deploy.rewrite import rewrite
-from kronfx.deploy.tuning import Chosen, Tuning, choose, run_seconds
+from kronfx.deploy.tuning import Chosen, Lowerings, Tuning, choose
 from kronfx.deploy.verify import Answer, answers, check, reference_answers, timed_session, verify
 from kronfx.deploy.weights import content, tensor_of
-from kronfx.deploy.write import save, signed, untyped
+from kronfx.deploy.write import save, signed, terse, untyped
 from kronfx.errors import ExportError
 from kronfx.files import staged
 from kronfx.records import Lowering
 
 Step = Callable[[str], None]
-SLOWER = 1 / 0.97  # of the dense file's time: what takes longer is not shipped
 _SLOW = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
-_SECONDS = 0.25  # of timing, a file and a case
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,48 +59,71 @@ def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: 
 
 
 def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, step: Step) -> ExportReport:
-    """Lower the graph, write it, verify it, time it against the dense file; it takes its name when all that is done.
+    """Choose lowerings, write the file, time and verify it; it takes its name when all that is done.
 
-    Where ``auto`` turns out slower than the dense file as a whole, the dense lowering is written instead.
+    Under ``auto`` whole files race, see :mod:`kronfx.deploy.race`: where the dense one is as fast, every layer runs
+    dense.
     """
     step("looking at the weights")
+    chosen = choose(found_layers(source.model.graph, source.known, source.block).layers, tuning, step)
     with staged(target, ExportError) as path:
-        report, is_dense = _written(source, target, path, tuning, proof, step)
-        if tuning.lowering == "auto" and not is_dense and _is_slower(report):
-            dense = replace(tuning, lowering="dense", timings=report.timings)
-            report, _ = _written(replace(source, notes=(*source.notes, _SLOW)), target, path, dense, proof, step)
-    return report
+        if proof is None or proof.load is not None or not tuning.tune:
+            file = _write(source, chosen.lowerings, path, step)
+            report = ExportReport(str(target), file.bytes, file.layers, timings=chosen.timings, notes=source.notes)
+        else:
+            report = _raced(source, chosen, target, path, ends(proof.cases), step)
+        return report if proof is None else _verified(report, path, proof, step)
 
 
-def _written(
-    source: Source, target: Path, path: Path, tuning: Tuning, proof: Proof | None, step: Step
-) -> tuple[ExportReport, bool]:
-    """The file at ``path``, verified and timed; and whether it holds nothing but dense products."""
-    model, chosen, layers = _lowered(source, tuning, step)
+@dataclass(frozen=True, slots=True)
+class _File:
+    bytes: int
+    layers: tuple[ExportedLayer, ...]
+
+
+def _write(source: Source, lowerings: Lowerings, path: Path, step: Step) -> _File:
+    """The graph with every layer lowered as said, at ``path``."""
     step("writing")
-    report = ExportReport(str(target), save(model, path), layers, timings=chosen.timings, notes=source.notes)
-    if proof is None:
-        return report, chosen.is_dense
-    check(path)
-    step("verifying")
-    if proof.load is not None:
-        return _verified(report, proof.load(path), proof), chosen.is_dense
-    session, seconds = timed_session(path)
-    report = replace(_verified(report, answers(session), proof), load_seconds=seconds)
-    del session
-    if tuning.tune:
-        step("timing it against the dense file")
-        report = _timed(report, source, path, proof)
-    return report, chosen.is_dense
-
-
-def _lowered(source: Source, tuning: Tuning, step: Step) -> tuple[ir.Model, Chosen, tuple[ExportedLayer, ...]]:
     model = source.model.clone()
     found = found_layers(model.graph, source.known, source.block)
-    chosen = choose(found.layers, tuning, step)
-    layers = exported(found, chosen.lowerings)
-    rewrite(model, found, chosen.lowerings)
-    return untyped(signed(model, layers)), chosen, layers
+    chosen = {layer.linear.node: lowering for layer, lowering in zip(found.layers, lowerings, strict=True)}
+    layers = exported(found, chosen)
+    rewrite(model, found, chosen)
+    return _File(save(terse(untyped(signed(model, layers))), path), layers)
+
+
+def _raced(source: Source, chosen: Chosen, target: Path, path: Path, cases: Sequence[Case], step: Step) -> ExportReport:
+    """The fastest file, written, and what it takes beside the dense one."""
+    with TemporaryDirectory(dir=path.parent) as folder:
+        dense_path = Path(folder) / path.name
+        dense_bytes = save(untyped(source.model.clone()), dense_path)
+        step("timing the dense file")
+        dense = lap(dense_path, cases)
+    laps: dict[Lowerings, Lap] = {}
+    for contender in chosen.contenders:
+        file = _write(source, contender, path, step)
+        step("timing it against the dense file")
+        laps[contender] = lap(path, cases)
+    written = best = contender
+    if chosen.boldest is not None:
+        best = winner(dense, laps) or chosen.dense
+    if best != written:
+        file = _write(source, best, path, step)
+    notes = source.notes
+    if best not in laps:
+        laps[best] = lap(path, cases)
+        notes = (*notes, _SLOW)
+    return ExportReport(
+        str(target),
+        file.bytes,
+        file.layers,
+        load_seconds=laps[best].load,
+        dense_bytes=dense_bytes,
+        dense_load_seconds=dense.load,
+        latency=latencies(cases, dense, laps[best]),
+        timings=chosen.timings,
+        notes=notes,
+    )
 
 
 def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLayer, ...]:
@@ -132,35 +153,22 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
     return tuple(rows.values())
 
 
-def _verified(report: ExportReport, answer: Answer, proof: Proof) -> ExportReport:
+def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> ExportReport:
+    """With what the proof found: the file is valid, and answers what the reference answers."""
+    check(path)
+    step("verifying")
+    load = report.load_seconds
+    if proof.load is not None:
+        answer = proof.load(path)
+    else:
+        session, seconds = timed_session(path)
+        answer, load = answers(session), load or seconds
     found = verify(answer, proof.reference, proof.cases, proof.tolerance)
     return replace(
         report,
+        load_seconds=load,
         batch_sizes=found.batch_sizes,
         max_error=found.max_error,
         tolerance=found.tolerance,
         runtime=proof.runtime,
     )
-
-
-def _timed(report: ExportReport, source: Source, path: Path, proof: Proof) -> ExportReport:
-    """With latencies of the dense file and of this one, at the first and the last case, one session at a time."""
-    shown = proof.cases if len(proof.cases) < 2 else (proof.cases[0], proof.cases[-1])
-    with TemporaryDirectory(dir=path.parent) as folder:
-        dense_path = Path(folder) / path.name
-        dense_bytes = save(untyped(source.model.clone()), dense_path)
-        before, dense_load = _seconds(dense_path, shown)
-    after, load = _seconds(path, shown)
-    latency = tuple(Latency(case.batch, b, a) for case, b, a in zip(shown, before, after, strict=True))
-    return replace(report, dense_bytes=dense_bytes, latency=latency, load_seconds=load, dense_load_seconds=dense_load)
-
-
-def _seconds(path: Path, cases: Sequence[Case]) -> tuple[list[float], float]:
-    session, load = timed_session(path)
-    names: list[Any] = [value.name for value in session.get_inputs()]
-    taken = [run_seconds(session, dict(zip(names, case.feeds, strict=True)), _SECONDS) for case in cases]
-    return taken, load
-
-
-def _is_slower(report: ExportReport) -> bool:
-    return any(run.seconds > SLOWER * run.dense for run in report.latency)

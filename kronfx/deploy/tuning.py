@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from kronfx.deploy.alone import alone
 from kronfx.deploy.cases import checked_counts
-from kronfx.deploy.layers import Found, Layer
-from kronfx.deploy.linear import find
+from kronfx.deploy.layers import Layer
 from kronfx.deploy.lowerings import LOWERINGS, candidates
 from kronfx.deploy.lowerings.price import NODE
-from kronfx.deploy.rewrite import rewrite
 from kronfx.deploy.timings import Timing, Timings, timings_of
 from kronfx.errors import ExportError
 from kronfx.records import Lowering
 
 Goal = Literal["latency", "size"]
+Name = TypeVar("Name", bound=Hashable)
 TIE = 0.97  # a lowering must take less than this share of the dense time to replace it
 _NOISE = 5e-6  # seconds that two runs of the same graph differ by
 _LEAST_SECONDS, _LEAST_RUNS, _MOST_RUNS = 0.03, 5, 200
@@ -39,17 +39,27 @@ class Tuning:
     timings: Timings | None = None
 
 
+Lowerings = tuple[Lowering, ...]  # one for each layer of a graph, in its order
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The lowering of every layer's node, and what was timed to find it."""
+    """The ``lowerings`` chosen layer by layer; ``boldest``, where a whole file is to be tried as well, is the fastest
+    of each layer that is not dense. ``timings`` holds what was timed."""
 
-    lowerings: dict[ir.Node, Lowering]
+    lowerings: Lowerings
+    boldest: Lowerings | None
     timings: Timings
 
     @property
-    def is_dense(self) -> bool:
-        """True where nothing but dense products is left."""
-        return all(lowering == "dense" for lowering in self.lowerings.values())
+    def contenders(self) -> tuple[Lowerings, ...]:
+        """What is worth timing as a whole, each once."""
+        return tuple(dict.fromkeys((self.lowerings, self.boldest or self.lowerings)))
+
+    @property
+    def dense(self) -> Lowerings:
+        """Nothing but dense products."""
+        return tuple("dense" for _ in self.lowerings)
 
 
 def checked(lowering: object, tune: bool, rows: Sequence[int], optimize_for: object, timings: Any) -> Tuning:
@@ -67,42 +77,53 @@ def checked(lowering: object, tune: bool, rows: Sequence[int], optimize_for: obj
 def choose(layers: Sequence[Layer], tuning: Tuning, step: Callable[[str], None]) -> Chosen:
     """A lowering for every layer; ``step`` hears what is being timed."""
     known = list((tuning.timings or Timings.here()).entries)
-    picked: dict[ir.Node, Lowering] = {}
-    for i, layer in enumerate(layers):
-        options = candidates(layer)
-        if tuning.lowering != "auto":
-            best: Lowering = tuning.lowering if tuning.lowering in options else "dense"
-        elif len(options) == 1:
-            best = "dense"
-        elif tuning.optimize_for == "size":
-            best = min(options, key=lambda name: LOWERINGS[name].stored(layer))
-        elif not tuning.tune:
-            estimates = {name: [LOWERINGS[name].cost(layer, n) for n in tuning.rows] for name in options}
-            best = _fastest(estimates, 2 * NODE)
-        else:
+    options = [candidates(layer) for layer in layers]
+    if tuning.lowering != "auto":
+        asked: Lowering = tuning.lowering
+        fitting: Lowerings = tuple(asked if asked in names else "dense" for names in options)
+        return Chosen(fitting, None, Timings.here(known))
+    picked: list[Lowering] = []
+    bold: list[Lowering] = []
+    for i, (layer, names) in enumerate(zip(layers, options, strict=True)):
+        if len(names) > 1 and tuning.optimize_for == "latency" and tuning.tune:
             step(f"timing {layer.name} ({i + 1} of {len(layers)})")
-            measured = {name: [_timed(layer, name, n, known) for n in tuning.rows] for name in options}
-            best = _fastest(measured, _NOISE)
-        picked[layer.linear.node] = best
-    return Chosen(picked, replace(Timings.here(), entries=tuple(known)))
+        best, boldest = _best(layer, names, tuning, known)
+        picked.append(best)
+        bold.append(boldest)
+    free = tuning.optimize_for == "latency" and tuning.tune
+    return Chosen(tuple(picked), tuple(bold) if free else None, Timings.here(known))
 
 
-def _fastest(costs: dict[Lowering, list[float]], noise: float) -> Lowering:
-    """The least geometric mean over the row counts, of those that lose to dense at none of them; dense on a tie.
+def _best(layer: Layer, names: Sequence[Lowering], tuning: Tuning, known: list[Timing]) -> tuple[Lowering, Lowering]:
+    """The best lowering of a layer, and the best of those that are not dense."""
+    if len(names) == 1:
+        return "dense", "dense"
+    if tuning.optimize_for == "size":
+        best = min(names, key=lambda name: LOWERINGS[name].stored(layer))
+        return best, best
+    if not tuning.tune:
+        costs = {name: [LOWERINGS[name].cost(layer, n) for n in tuning.rows] for name in names}
+        return fastest(costs, "dense", 2 * NODE), "dense"
+    costs = {name: [_timed(layer, name, n, known) for n in tuning.rows] for name in names}
+    return fastest(costs, "dense", _NOISE), min(names[1:], key=lambda name: math.prod(costs[name]))
+
+
+def fastest(costs: Mapping[Name, Sequence[float]], dense: Name, noise: float) -> Name:
+    """The least geometric mean over the cases, of those that lose to ``dense`` in none of them; it on a tie.
 
     To lose is to take over 3% and ``noise`` longer.
     """
-    dense = costs["dense"]
-    if math.inf in dense:
-        return "dense"  # nothing to compare with: onnxruntime has no kernel for this type
+    base = costs[dense]
+    if math.inf in base:
+        return dense  # nothing to compare with: onnxruntime has no kernel for this type
 
-    def ratio(name: Lowering) -> float:
-        ratios = [cost / base for cost, base in zip(costs[name], dense, strict=True)]
-        loses = any(cost > base / TIE + noise for cost, base in zip(costs[name], dense, strict=True))
-        return math.inf if loses else math.exp(sum(map(math.log, ratios)) / len(ratios))
+    def ratio(name: Name) -> float:
+        pairs = list(zip(costs[name], base, strict=True))
+        loses = any(cost > least / TIE + noise for cost, least in pairs)
+        return math.inf if loses else math.exp(sum(math.log(cost / least) for cost, least in pairs) / len(pairs))
 
-    best = min((name for name in costs if name != "dense"), key=ratio)
-    return best if ratio(best) < TIE else "dense"
+    best = min((name for name in costs if name != dense), key=ratio, default=dense)
+    return best if ratio(best) < TIE else dense
 
 
 def fingerprint(layer: Layer) -> str:
@@ -120,50 +141,10 @@ def _timed(layer: Layer, lowering: Lowering, rows: int, known: list[Timing]) -> 
     label = fingerprint(layer)
     seconds = Timings(tuple(known)).seconds(label, lowering, rows)
     if seconds is None:
-        seconds = _measure(*_alone(layer, lowering, rows))
+        seconds = _measure(*alone(layer, lowering, rows))
         if seconds < math.inf:
             known.append(Timing(label, lowering, rows, seconds))
     return seconds
-
-
-def _alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, np.ndarray[Any, Any]]:
-    """A graph of nothing but this layer, lowered, and an input for it."""
-    linear, n = layer.linear, layer.kept.dims[1]
-    rank = max(linear.rank or 2, 2)
-    sizes = {"Conv": (1, n, rows, *([1] * (rank - 3)))}.get(linear.node.op_type)
-    dims = sizes or ((1,) * (rank - 2) + ((n, rows) if linear.channels_first else (rows, n)))
-    if linear.around:
-        dims = (rows, n)
-    kind = ir.DataType.UINT8 if linear.zero_points is not None else _constant(linear.weight).dtype
-    x = ir.Value(
-        name="x", type=ir.TensorType(kind), shape=ir.Shape(f"d{i}" if d != n else d for i, d in enumerate(dims))
-    )
-    inputs: list[ir.Value | None] = []
-    initializers: list[ir.Value] = []
-    for value in linear.node.inputs:
-        if value is linear.weight or value is linear.bias or (value is not None and value.const_value is not None):
-            assert value is not None
-            copy = ir.Value(name=f"c{len(initializers)}", const_value=value.const_value)
-            initializers.append(copy)
-            inputs.append(copy)
-        elif value is None:
-            inputs.append(None)
-        elif x not in inputs:
-            inputs.append(x)
-        else:
-            zero = ir.Value(name="zero_point", const_value=ir.tensor(np.array(128, np.uint8)))
-            initializers.append(zero)
-            inputs.append(zero)
-    node = ir.Node(linear.node.domain, linear.node.op_type, inputs, linear.node.attributes.values())
-    y = node.outputs[0]
-    y.name, y.type = "y", ir.TensorType(ir.DataType.INT32 if linear.zero_points is not None else kind)
-    y.shape = ir.Shape([None] * len(dims))
-    graph = ir.Graph([x], [y], nodes=[node], initializers=initializers, opset_imports={"": 20}, name="alone")
-    model = ir.Model(graph, ir_version=10)
-    (found,) = find(graph)
-    rewrite(model, Found((replace(layer, linear=found),)), {node: lowering})
-    shape = np.random.default_rng(0).random(dims)
-    return model, (255 * shape).astype(np.uint8) if linear.zero_points is not None else shape.astype(_numpy(kind))
 
 
 def _measure(model: ir.Model, x: np.ndarray[Any, Any]) -> float:
@@ -190,12 +171,3 @@ def run_seconds(session: Any, feeds: dict[str, Any], least: float = _LEAST_SECON
         session.run(None, feeds)
         taken.append(time.perf_counter() - before)
     return float(np.median(taken))
-
-
-def _constant(value: ir.Value) -> ir.TensorProtocol:
-    assert value.const_value is not None  # it is a layer's weight
-    return value.const_value
-
-
-def _numpy(kind: ir.DataType) -> Any:
-    return kind.numpy()

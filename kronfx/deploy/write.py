@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import onnx_ir as ir
@@ -36,6 +37,20 @@ def untyped(model: ir.Model) -> ir.Model:
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in set(graph.initializers.values()) - set(graph.outputs) - set(graph.inputs):
             value.type = value.shape = None
+    return model
+
+
+def terse(model: ir.Model) -> ir.Model:
+    """The model with short names where they tell nothing (``val_123``): in a file of 40 KB they are 1%."""
+    graphs = (model.graph, *model.graph.subgraphs())
+    taken = {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
+    taken |= {value.name for graph in graphs for node in graph for value in node.outputs}
+    free = (name for i in count() if (name := f"k{i}") not in taken)
+    outputs = set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            if value not in outputs and (value.name or "").startswith("val_"):
+                value.name = next(free)
     return model
 
 

@@ -1,0 +1,70 @@
+"""One linear map on its own: a graph of nothing else, lowered like the whole, to be timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from kronfx.deploy.builder import Array
+from kronfx.deploy.layers import Found, Layer
+from kronfx.deploy.linear import Linear, find
+from kronfx.deploy.rewrite import rewrite
+from kronfx.deploy.weights import tensor_of
+from kronfx.records import Lowering
+
+
+def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]:
+    """A graph of nothing but this layer, lowered, and an input for it.
+
+    An 8-bit product comes with what makes its input 8-bit and its sums floating numbers again: onnxruntime fuses them
+    with the dense product, and the lowerings with theirs, so that either without them tells little.
+    """
+    linear = layer.linear
+    dims = _dims(layer, rows)
+    kind = ir.DataType.FLOAT if linear.zero_points is not None else tensor_of(linear.weight).dtype
+    x = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape([f"d{i}" for i in range(len(dims))]))
+    assert x.shape is not None
+    x.shape[1 if linear.node.op_type == "Conv" else -2 if linear.channels_first else -1] = layer.kept.dims[1]
+    nodes = _quantized(linear, x) if linear.zero_points is not None else [_copy(linear.node, {linear.x: x})]
+    y = nodes[-1].outputs[0]
+    y.name, y.type, y.shape = "y", ir.TensorType(kind), ir.Shape([None] * len(dims))
+    constants = {v: None for node in nodes for v in node.inputs if v is not None and v.const_value is not None}
+    graph = ir.Graph([x], [y], nodes=nodes, initializers=list(constants), opset_imports={"": 20}, name="alone")
+    model = ir.Model(graph, ir_version=10)
+    ShapeInferencePass()(model)
+    (found,) = find(graph)
+    rewrite(model, Found((replace(layer, linear=found),)), {found.node: lowering})
+    return model, np.random.default_rng(0).standard_normal(dims).astype(kind.numpy())
+
+
+def _dims(layer: Layer, rows: int) -> tuple[int, ...]:
+    """Of an input of so many rows: one sequence, one picture, or a matrix."""
+    linear, n = layer.linear, layer.kept.dims[1]
+    rank = 2 if linear.around else max(linear.rank or 2, 2)
+    if linear.node.op_type == "Conv":
+        return (1, n, rows, *(1,) * (rank - 3))
+    return (1,) * (rank - 2) + ((n, rows) if linear.channels_first else (rows, n))
+
+
+def _quantized(linear: Linear, x: ir.Value) -> list[ir.Node]:
+    """The product between a DynamicQuantizeLinear and the Cast and Mul behind it."""
+    quantize = ir.Node("", "DynamicQuantizeLinear", [x], num_outputs=3)
+    small, scale, zero_point = quantize.outputs
+    x_zero = linear.zero_points[0] if linear.zero_points is not None else None
+    replaced = {linear.x: small} if x_zero is None else {linear.x: small, x_zero: zero_point}
+    product = _copy(linear.node, replaced)
+    cast = ir.Node("", "Cast", product.outputs, [ir.AttrInt64("to", ir.DataType.FLOAT)])
+    return [quantize, product, cast, ir.Node("", "Mul", [cast.outputs[0], scale])]
+
+
+def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
+    """The node with other inputs; constants are copied, for a value belongs to one graph."""
+    inputs: list[ir.Value | None] = []
+    for i, value in enumerate(node.inputs):
+        constant = value is not None and value.const_value is not None
+        copied = ir.Value(name=f"c{i}", const_value=value.const_value) if constant else None  # type: ignore[union-attr]
+        inputs.append(replaced.get(value) or copied)  # type: ignore[arg-type]
+    return ir.Node(node.domain, node.op_type, inputs, node.attributes.values())
