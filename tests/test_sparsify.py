@@ -445,18 +445,19 @@ def test_a_model_past_the_limit_of_one_file(tmp_path: Path) -> None:
     dst, _ = sparse(src, "dense")
     model, out = ir.load(dst), tmp_path / "out" / "large.onnx"
     out.parent.mkdir()
-    size = save(model, out, limit=2**24 + 1000)  # 16 MiB are left for what is no weight
+    size = save(model, out, out, limit=2**24 + 1000)  # 16 MiB are left for what is no weight
     assert sorted(path.name for path in out.parent.iterdir()) == ["large.onnx", "large.onnx.data"]
     assert size == sum(path.stat().st_size for path in out.parent.iterdir())
     assert out.stat().st_size < 10_000 < out.with_name("large.onnx.data").stat().st_size
     onnx.checker.check_model(str(out), full_check=True)
     x = np.random.default_rng(0).standard_normal((3, 640)).astype("f")
     assert_same(answers(out, x=x)[0], x.astype(float) @ planted(480, 640, (8, 8)).T, 1e-5)
-    assert save(ir.load(dst), tmp_path / "small.onnx", limit=2**24 + 2**21) == (tmp_path / "small.onnx").stat().st_size
+    small = tmp_path / "small.onnx"
+    assert save(ir.load(dst), small, small, limit=2**24 + 2**21) == small.stat().st_size
 
 
 def test_a_large_model_is_verified_and_moved_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "save", lambda model, path: save(model, path, limit=2**24 + 1000))
+    monkeypatch.setattr(pipeline, "save", lambda model, path, target: save(model, path, target, limit=2**24 + 1000))
     src, out = simple(tmp_path, m=480, n=640), tmp_path / "out" / "large.onnx"
     out.parent.mkdir()
     report = kx.sparsify_onnx(src, out, lowering="blocks", rows=1)

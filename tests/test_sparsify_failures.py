@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up(
     """The system refuses the write half way through: here because no file may grow past 4 KiB."""
     if large:
         save = pipeline.save
-        monkeypatch.setattr(pipeline, "save", lambda model, path: save(model, path, limit=2**24 + 1000))
+        monkeypatch.setattr(pipeline, "save", lambda model, path, target: save(model, path, target, limit=2**24 + 1000))
     src = simple(tmp_path / "src.onnx", planted(96, 96, (8, 8), 0.5))
     with no_file_beyond(4096):
         sentence = refused(src, dst, lowering=lowering)
@@ -226,17 +226,17 @@ def test_the_dense_second_try_that_fails_leaves_what_was_there(
         )
     )
     monkeypatch.setattr(pipeline, "winner", lambda *_: None)
-    timed, seen = pipeline.lap, []
+    timed, seen = pipeline.race, []
 
-    def failing(file: Path, cases: Any) -> Any:
-        seen.append(file)
-        if len(seen) == 3:  # the dense file, blocks, and the dense lowering
+    def failing(files: Any, cases: Any) -> Any:
+        seen.append(len(files))
+        if len(seen) == 2:
             raise VerificationError("", "the last", "none", "nothing")
-        return timed(file, cases)
+        return timed(files, cases)
 
-    monkeypatch.setattr(pipeline, "lap", failing)
+    monkeypatch.setattr(pipeline, "race", failing)
     assert "the last" in refused(src, dst, VerificationError, tune=True, rows=1, timings=timings)
-    assert len(seen) == 3
+    assert seen == [2, 1]  # the dense file and the blocks, then the dense lowering
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, dst: Path, monkeypatch: pytest.MonkeyPatch) -> None:

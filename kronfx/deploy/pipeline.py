@@ -12,7 +12,7 @@ import onnx_ir as ir
 from kronfx.deploy.cases import Case
 from kronfx.deploy.layers import Found, Known, found_layers
 from kronfx.deploy.lowerings import LOWERINGS
-from kronfx.deploy.race import Lap, ends, lap, latencies, winner
+from kronfx.deploy.race import ends, latencies, race, winner
 from kronfx.deploy.records import ExportedLayer, ExportReport
 from kronfx.deploy.rewrite import rewrite
 from kronfx.deploy.tuning import Chosen, Lowerings, Tuning, choose
@@ -68,7 +68,8 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
     chosen = choose(found_layers(source.model.graph, source.known, source.block).layers, tuning, step)
     with staged(target, ExportError) as path:
         if proof is None or proof.load is not None or not tuning.tune:
-            file = _write(source, chosen.lowerings, path, step)
+            step("writing")
+            file = _write(source, chosen.lowerings, path, target)
             report = ExportReport(str(target), file.bytes, file.layers, timings=chosen.timings, notes=source.notes)
         else:
             report = _raced(source, chosen, target, path, ends(proof.cases), step)
@@ -81,46 +82,46 @@ class _File:
     layers: tuple[ExportedLayer, ...]
 
 
-def _write(source: Source, lowerings: Lowerings, path: Path, step: Step) -> _File:
-    """The graph with every layer lowered as said, at ``path``."""
-    step("writing")
+def _write(source: Source, lowerings: Lowerings, path: Path, target: Path) -> _File:
+    """The graph with every layer lowered as said, at ``path``, where it waits for its name, ``target``."""
     model = source.model.clone()
     found = found_layers(model.graph, source.known, source.block)
     chosen = {layer.linear.node: lowering for layer, lowering in zip(found.layers, lowerings, strict=True)}
     layers = exported(found, chosen)
     rewrite(model, found, chosen)
-    return _File(save(terse(untyped(signed(model, layers))), path), layers)
+    return _File(save(terse(untyped(signed(model, layers))), path, target), layers)
 
 
 def _raced(source: Source, chosen: Chosen, target: Path, path: Path, cases: Sequence[Case], step: Step) -> ExportReport:
-    """The fastest file, written, and what it takes beside the dense one."""
+    """The fastest file, at ``path``, and what it takes beside the dense one."""
+    contenders = chosen.contenders
+    step("writing")
     with TemporaryDirectory(dir=path.parent) as folder:
-        dense_path = Path(folder) / path.name
-        dense_bytes = save(untyped(source.model.clone()), dense_path)
-        step("timing the dense file")
-        dense = lap(dense_path, cases)
-    laps: dict[Lowerings, Lap] = {}
-    for contender in chosen.contenders:
-        file = _write(source, contender, path, step)
+        paths = [Path(folder) / str(i) / path.name for i in range(len(contenders) + 1)]
+        for own in paths:
+            own.parent.mkdir()
+        dense_bytes = save(untyped(source.model.clone()), paths[0], target)
+        files = [_write(source, contender, own, target) for contender, own in zip(contenders, paths[1:], strict=True)]
         step("timing it against the dense file")
-        laps[contender] = lap(path, cases)
-    written = best = contender
-    if chosen.boldest is not None:
-        best = winner(dense, laps) or chosen.dense
-    if best != written:
-        file = _write(source, best, path, step)
-    notes = source.notes
-    if best not in laps:
-        laps[best] = lap(path, cases)
-        notes = (*notes, _SLOW)
+        dense, *laps = race(paths, cases)
+        best = winner(dense, laps) if chosen.boldest is not None else 0
+        if best is None and chosen.dense in contenders:
+            best = contenders.index(chosen.dense)
+        if best is not None:
+            file, lap, notes = files[best], laps[best], source.notes
+            for part in paths[best + 1].parent.iterdir():
+                part.replace(path.with_name(part.name))
+    if best is None:
+        file, notes = _write(source, chosen.dense, path, target), (*source.notes, _SLOW)
+        (lap,) = race((path,), cases)
     return ExportReport(
         str(target),
         file.bytes,
         file.layers,
-        load_seconds=laps[best].load,
+        load_seconds=lap.load,
         dense_bytes=dense_bytes,
         dense_load_seconds=dense.load,
-        latency=latencies(cases, dense, laps[best]),
+        latency=latencies(cases, dense, lap),
         timings=chosen.timings,
         notes=notes,
     )

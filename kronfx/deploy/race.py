@@ -4,20 +4,24 @@ Layers timed on their own each pay for turning their input and their output; in 
 and onnxruntime fuses what lies between. So the choice made layer by layer runs against one that lowers all it can, and
 whatever wins has to beat the dense file (8-bit encoder of 4 layers, 90% of 32x32 blocks zero, 1 x 128 rows: layer by
 layer 10.6 ms, all lowered 8.7, dense 13.9).
+
+A machine shared with others has spells of some seconds in which everything that synchronizes threads takes longer (that
+encoder: 18.2 ms for 8.5). The files therefore run by turns, and of each the quietest turn counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kronfx.deploy.cases import Case
 from kronfx.deploy.records import Latency
-from kronfx.deploy.tuning import Lowerings, fastest, run_seconds
+from kronfx.deploy.tuning import fastest, run_seconds
 from kronfx.deploy.verify import answers, timed_session
 
-_SECONDS = 0.25  # of timing, a file and a case
+_SECONDS = 0.1  # of timing, a file, a case and a turn
+_TURNS = 3
 _NOISE = 5e-6  # seconds that two runs of the same file differ by
 
 
@@ -34,8 +38,17 @@ def ends(cases: Sequence[Case]) -> Sequence[Case]:
     return cases if len(cases) < 2 else (cases[0], cases[-1])
 
 
-def lap(path: Path, cases: Sequence[Case]) -> Lap:
-    """Time one file; no other session is open meanwhile. Raises VerificationError where it does not run."""
+def race(paths: Sequence[Path], cases: Sequence[Case]) -> list[Lap]:
+    """Each file's quietest turn. Raises VerificationError where one does not run."""
+    turns = [[_turn(path, cases) for path in paths] for _ in range(_TURNS)]
+    return [
+        Lap([min(times) for times in zip(*(lap.seconds for lap in own), strict=True)], min(lap.load for lap in own))
+        for own in zip(*turns, strict=True)
+    ]
+
+
+def _turn(path: Path, cases: Sequence[Case]) -> Lap:
+    """Time one file; no other session is open meanwhile."""
     session, load = timed_session(path)
     answer = answers(session)
     for case in cases:
@@ -45,11 +58,11 @@ def lap(path: Path, cases: Sequence[Case]) -> Lap:
     return Lap(taken, load)
 
 
-def winner(dense: Lap, others: Mapping[Lowerings, Lap]) -> Lowerings | None:
-    """The fastest of the others; None where the dense file is as fast as any, or faster in a case."""
-    costs: dict[Lowerings | None, list[float]] = {None: dense.seconds}
-    costs.update((lowerings, other.seconds) for lowerings, other in others.items())
-    return fastest(costs, None, _NOISE)
+def winner(dense: Lap, others: Sequence[Lap]) -> int | None:
+    """The number of the fastest of the others; None where the dense file is as fast as any, or faster in a case."""
+    costs: dict[int, list[float]] = {-1: dense.seconds, **{i: other.seconds for i, other in enumerate(others)}}
+    best = fastest(costs, -1, _NOISE)
+    return None if best < 0 else best
 
 
 def latencies(cases: Sequence[Case], dense: Lap, shipped: Lap) -> tuple[Latency, ...]:

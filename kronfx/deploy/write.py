@@ -61,17 +61,16 @@ def signed(model: ir.Model, layers: tuple[ExportedLayer, ...]) -> ir.Model:
     return model
 
 
-def save(model: ir.Model, path: Path, limit: int = PROTOBUF_LIMIT) -> int:
+def save(model: ir.Model, path: Path, target: Path, limit: int = PROTOBUF_LIMIT) -> int:
     """Write the model; its weights go into ``<name>.data`` beside it where one file cannot hold them. Returns bytes.
 
-    Raises ExportError where the system refuses.
+    Raises ExportError where the system refuses; it names the ``target`` that the file is for.
     """
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     data = path.with_name(f"{path.name}.data") if size > limit - 2**24 else None  # 16 MiB for everything else
     try:
         ir.save(model, path, external_data=None if data is None else data.name)
     except OSError as refused:
-        target = path.parent.with_name(path.name)  # it lies in a folder of its own until it is whole
         raise unwritable(target, refused.strerror or str(refused), ExportError) from refused
     return path.stat().st_size + (data.stat().st_size if data is not None else 0)
 
