@@ -15,7 +15,7 @@ from onnxscript.optimizer import fold_constants
 
 from kronfx.deploy.cases import Case, cases_of_graph, checked_counts
 from kronfx.deploy.grid import checked_block
-from kronfx.deploy.linear import find, is_constant
+from kronfx.deploy.linear import find
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.quiet import progress, silence
 from kronfx.deploy.records import RECORD_KEY, ExportReport
@@ -86,8 +86,7 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
     model.metadata_props.pop(RECORD_KEY, None)
     LiftConstantsToInitializersPass()(model)
     with silence():
-        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_ours)
-        _narrow_indices(model.graph)
+        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_folded)
         _forget_placeholders(model.graph)
         ShapeInferencePass()(model)
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
@@ -95,9 +94,14 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
     return model, (note,) if bodies else ()
 
 
-def _is_ours(node: ir.Node) -> bool | None:
-    """What kronfx spreads a constant with is folded although it makes it larger; None: as ever."""
-    return True if node.op_type in ("ConstantOfShape", "Expand") else None
+def _is_folded(node: ir.Node) -> bool | None:
+    """What kronfx spreads a constant with is folded although it makes it larger, and its small indices are not made
+    large ones; None: as ever."""
+    if node.op_type in ("ConstantOfShape", "Expand"):
+        return True
+    users = node.outputs[0].uses()
+    are_indices = node.op_type == "Cast" and users and all((u.node.op_type, u.idx) == ("Gather", 1) for u in users)
+    return False if are_indices else None
 
 
 def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:
@@ -107,19 +111,6 @@ def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:
     ):
         return ()
     return (f"no weight can be cut into blocks of {block[0]}x{block[1]}: all of them stay dense",)
-
-
-def _narrow_indices(graph: ir.Graph) -> None:
-    """Indices that were folded to 64 bits need 32: a file that is written a second time must not grow."""
-    for node in graph:
-        index = node.inputs[1] if node.op_type == "Gather" and len(node.inputs) == 2 else None
-        if index is None or not is_constant(index) or index.is_graph_output():
-            continue
-        array = tensor_of(index).numpy()
-        only_indices = all(user.op_type == "Gather" and user.inputs[1] is index for user in index.consumers())
-        if array.dtype == np.int64 and only_indices and array.size and abs(array).max() < 2**31:
-            index.const_value = ir.tensor(array.astype(np.int32), name=index.name)
-            index.dtype = ir.DataType.INT32
 
 
 def _forget_placeholders(graph: ir.Graph) -> None:
