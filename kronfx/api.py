@@ -18,7 +18,7 @@ from kronfx import deploy, records
 from kronfx import graph as graph_stage
 from kronfx.errors import ExportError, FactorizeError, PlanError
 from kronfx.graph.swap import copied
-from kronfx.layers import kronecker_layers, require_module
+from kronfx.layers import FactoredLayer, candidates_of, factored_sites, require_module
 from kronfx.planner import DEFAULT_RANK, BlockWish, Names, RankWish, plan_sites
 
 
@@ -48,7 +48,8 @@ def plan(
     - ``rank``: an integer, ``"full"`` (each layer's ``min(m1 n1, m2 n2)``, exact with ``init="nearest"``), or a mapping
       from layer names or globs to either; sites a mapping leaves out get 4.
     - ``block``: ``(m2, n2)``, output rows first, or a mapping from names or globs to such pairs; where none is given,
-      the integer program chooses the shape with the fewest parameters (paper, Eq. 5, at the wished rank).
+      the integer program chooses the shape with the fewest parameters (paper, Eq. 5, at the wished rank). A list of
+      pairs in the place of one makes them candidates, side by side until ``kronfx.train.PatternSelection`` has chosen.
     - ``include``, ``exclude``: names or globs of the sites to rewrite or to leave alone.
     - ``untie``: also rewrite a weight that several modules share; it becomes one weight each.
     - ``rows``: the number of rows of ``x`` to expect (batch times sequence); it decides the evaluation.
@@ -132,7 +133,7 @@ def export_onnx(
 
 def _to_fold(model: nn.Module, lowering: str) -> set[str]:
     """The factored sites that the lowering wants as dense weights."""
-    factored = kronecker_layers(model)
+    factored = factored_sites(model)
     if lowering not in ("auto", "dense", "factors"):
         raise ExportError("", f"lowering={lowering!r}", "one of 'auto', 'dense', 'factors'", "choose one of these")
     if lowering == "factors" and not factored:
@@ -140,4 +141,10 @@ def _to_fold(model: nn.Module, lowering: str) -> set[str]:
         raise ExportError("", "no factored layer in this model", "factors for lowering='factors'", remedy)
     if lowering == "dense":
         return set(factored)
-    return {name for name, layer in factored.items() if layer.evaluation == "materialize"}
+    return {name for name, layer in factored.items() if _runs_dense(layer)}
+
+
+def _runs_dense(layer: FactoredLayer) -> bool:
+    """One whose evaluation forms its weight; and candidates, whose sum is one product with the sum of their weights."""
+    parts = candidates_of(layer)
+    return len(parts) > 1 or parts[0].evaluation == "materialize"

@@ -24,7 +24,8 @@ DEFAULT_RANK = 4
 Rank = int | Literal["full"]
 Block = tuple[int, int]
 RankWish = Rank | Mapping[str, Rank]
-BlockWish = Block | Mapping[str, Block] | None
+Blocks = Block | Sequence[Block]  # several: candidates, side by side
+BlockWish = Blocks | Mapping[str, Blocks] | None
 Names = str | Iterable[str] | None
 
 T = TypeVar("T")
@@ -58,19 +59,34 @@ def plan_sites(
     names = [site.name for site in sites]
     wanted = _selected(names, include, exclude)
     ranks = _wishes("rank", names, rank, _checked_rank)
-    blocks = _wishes("block", names, block, _checked_block)
+    blocks = _wishes("block", names, block, _checked_blocks)
     _require_possible_rank(sites, rank)
     choices: list[Choice] = []
     refused: list[Refusal] = []
     for site in sites:
-        outcome: Choice | str = "not asked for (include / exclude)"
+        outcome: list[Choice] | str = "not asked for (include / exclude)"
         if site.name in wanted:
-            outcome = _choose(site, ranks.get(site.name, _Wish(DEFAULT_RANK, False)), blocks.get(site.name), rows)
-        if isinstance(outcome, Choice):
-            choices.append(outcome)
-        else:
+            outcome = _choose_all(site, ranks.get(site.name, _Wish(DEFAULT_RANK, False)), blocks.get(site.name), rows)
+        if isinstance(outcome, str):
             refused.append(Refusal(site.name, site.kind, (site.m, site.n), outcome))
+        else:
+            choices += outcome
     return Plan(tuple(choices), (*refused, *refusals))
+
+
+def _choose_all(
+    site: Site, rank: _Wish[Rank], blocks: _Wish[tuple[Block, ...]] | None, rows: int
+) -> list[Choice] | str:
+    """The choice for one site, one for each block wished for, or the reason it is left alone: every candidate must do,
+    since any of them may be the one that is selected."""
+    wishes = [None] if blocks is None else [_Wish(block, blocks.by_name) for block in blocks.value]
+    choices: list[Choice] = []
+    for wish in wishes:
+        outcome = _choose(site, rank, wish, rows)
+        if isinstance(outcome, str):
+            return outcome
+        choices.append(outcome)
+    return choices
 
 
 def _choose(site: Site, rank: _Wish[Rank], block: _Wish[Block] | None, rows: int) -> Choice | str:
@@ -133,6 +149,13 @@ def _checked_rank(value: object) -> Rank:
     if type(value) is not int or value < 1:
         raise PlanError("", f"rank={value!r}", "a positive integer or 'full'", "pass rank=4, say")
     return value
+
+
+def _checked_blocks(value: object) -> tuple[Block, ...]:
+    """A pair is one block; a list of pairs is several."""
+    if isinstance(value, (tuple, list)) and value and all(isinstance(entry, (tuple, list)) for entry in value):
+        return tuple(_checked_block(entry) for entry in value)
+    return (_checked_block(value),)
 
 
 def _checked_block(value: object) -> Block:

@@ -148,7 +148,11 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every linear map of a model becomes, or why it is left alone. Print it, edit it, keep it as JSON."""
+    """What every linear map of a model becomes, or why it is left alone. Print it, edit it, keep it as JSON.
+
+    Several choices for one site are candidates: they stand side by side until ``kronfx.train.PatternSelection`` has
+    selected one of them.
+    """
 
     choices: tuple[Choice, ...]
     refusals: tuple[Refusal, ...] = ()
@@ -161,7 +165,12 @@ class Plan:
     @property
     def dense_parameters(self) -> int:
         """Dense parameters of the same sites."""
-        return sum(choice.site.parameters for choice in self.choices)
+        return sum(site.parameters for site in self.sites)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The chosen sites, each once."""
+        return tuple(dict.fromkeys(choice.site for choice in self.choices))
 
     def without(self, *names: str) -> Plan:
         """The same plan with the named sites left alone."""
@@ -209,7 +218,7 @@ class Plan:
             for c in self.choices
         ]
         title = (
-            f"plan: {len(self.choices)} layers, {self.dense_parameters:,} -> {self.parameters:,} parameters "
+            f"plan: {len(self.sites)} layers, {self.dense_parameters:,} -> {self.parameters:,} parameters "
             f"({percent(self.parameters, self.dense_parameters)})"
         )
         text = render(title, headers, rows) if rows else "plan: no linear map is rewritten"
