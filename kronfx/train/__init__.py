@@ -1,5 +1,31 @@
-"""Helpers that train a factored model; each is called from the user's own loop."""
+"""Helpers that train a factored model, and the baselines that train a dense one; each is called from the user's loop.
+
+``BlockSparsity`` drives whole blocks of the factored layers to zero. On dense models ``GroupLasso``,
+``ElasticGroupLasso`` and ``MagnitudePruning`` do so, with the same interface: how a weight is cut (``Blocks``,
+``Rows``, ``Columns``, ``Entries``) and what a group is charged for (``Lasso``, ``Elastic``) are two axes that compose.
+Strengths are numbers or schedules (``Constant``, ``Stepped``, ``Linear``, ``Cosine``).
+"""
 
 from kronfx.train.block_sparsity import BlockSparsity
+from kronfx.train.group_lasso import ElasticGroupLasso, GroupLasso
+from kronfx.train.groups import Blocks, Columns, Entries, Rows
+from kronfx.train.magnitude import MagnitudePruning
+from kronfx.train.schedules import Constant, Cosine, Linear, Stepped
+from kronfx.train.shrinkage import Elastic, Lasso
 
-__all__ = ["BlockSparsity"]
+__all__ = [
+    "BlockSparsity",
+    "Blocks",
+    "Columns",
+    "Constant",
+    "Cosine",
+    "Elastic",
+    "ElasticGroupLasso",
+    "Entries",
+    "GroupLasso",
+    "Lasso",
+    "Linear",
+    "MagnitudePruning",
+    "Rows",
+    "Stepped",
+]
