@@ -3,12 +3,14 @@
 ``BlockSparsity`` drives whole blocks of the factored layers to zero. On dense models ``GroupLasso``,
 ``ElasticGroupLasso`` and ``MagnitudePruning`` do so, with the same interface: how a weight is cut (``Blocks``,
 ``Rows``, ``Columns``, ``Entries``) and what a group is charged for (``Lasso``, ``Elastic``) are two axes that compose.
-Strengths are numbers or schedules (``Constant``, ``Stepped``, ``Linear``, ``Cosine``).
+Strengths are numbers or schedules (``Constant``, ``Stepped``, ``Linear``, ``Cosine``); ``History`` keeps what a penalty
+did, and draws it.
 """
 
 from kronfx.train.block_sparsity import BlockSparsity
 from kronfx.train.group_lasso import ElasticGroupLasso, GroupLasso
 from kronfx.train.groups import Blocks, Columns, Entries, Rows
+from kronfx.train.history import History
 from kronfx.train.magnitude import MagnitudePruning
 from kronfx.train.schedules import Constant, Cosine, Linear, Stepped
 from kronfx.train.shrinkage import Elastic, Lasso
@@ -23,6 +25,7 @@ __all__ = [
     "ElasticGroupLasso",
     "Entries",
     "GroupLasso",
+    "History",
     "Lasso",
     "Linear",
     "MagnitudePruning",
