@@ -18,7 +18,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#2
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 68, 20, 44, 50
-LEGEND_ROW, LEGEND_MOST = 18, 14
+LEGEND_ROW, LEGEND_MOST, GAP = 18, 14, 10
 STYLE = (
     "text{font:12px system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif;fill:#333}"
     ".title{font-size:15px;font-weight:600}.grid{stroke:#e6e6e6}.axis{stroke:#888}"
@@ -72,7 +72,7 @@ def render(charts: Sequence[Chart]) -> str:
     """The text of the SVG file."""
     body, top = [], 0
     for chart in charts:
-        height = HEIGHT + LEGEND_ROW * _legend_rows(chart)
+        height = HEIGHT + LEGEND_ROW * _legend_rows(chart) + GAP
         body.append(f'<g transform="translate(0 {top})">{_panel(chart)}</g>')
         top += height
     box = f'viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}"'
@@ -143,13 +143,13 @@ def _legend(chart: Chart) -> list[str]:
     names, column = list(chart.series), (WIDTH - LEFT - RIGHT) / 3
     entries = []
     for index, name in enumerate(names[:LEGEND_MOST]):
-        x, y = LEFT + column * (index % 3), HEIGHT + 4 + LEGEND_ROW * (index // 3)
+        x, y = LEFT + column * (index % 3), HEIGHT + 10 + LEGEND_ROW * (index // 3)
         entries.append(
             f'<line x1="{x:g}" x2="{x + 24:g}" y1="{y - 4:g}" y2="{y - 4:g}" stroke-width="2" {_pen(index)}/>'
         )
         entries.append(_text(x + 30, y, name if len(name) <= 28 else f"{name[:12]}…{name[-14:]}", "start"))
     if len(names) > LEGEND_MOST:
-        x, y = LEFT + column * (LEGEND_MOST % 3), HEIGHT + 4 + LEGEND_ROW * (LEGEND_MOST // 3)
+        x, y = LEFT + column * (LEGEND_MOST % 3), HEIGHT + 10 + LEGEND_ROW * (LEGEND_MOST // 3)
         entries.append(_text(x, y, f"and {len(names) - LEGEND_MOST} more", "start"))
     return entries
 

@@ -21,7 +21,8 @@ class MagnitudePruning(Penalty):
 
     ::
 
-        pruning = kx.train.MagnitudePruning(model, kx.train.Entries(), share=kx.train.Stepped(0, 0.1, every=469))
+        tenths = kx.train.Stepped(0, 0.1, every=len(batches), end=0.6)
+        pruning = kx.train.MagnitudePruning(model, kx.train.Entries(), share=tenths, optimizer=optimizer)
 
     ``groups`` as in :class:`GroupLasso`: ``Entries()`` is iterative unstructured pruning, ``Blocks(m2, n2)`` block
     pruning; all weights are ranked together, groups of several entries by that of a typical one. ``share`` is a number

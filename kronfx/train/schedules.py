@@ -29,18 +29,19 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """``start + add * floor(step / every)``. Raises TrainError where ``every`` is below 1."""
+    """``start + add * floor(step / every)``, up to ``end``. Raises TrainError where ``every`` is below 1."""
 
     start: float
     add: float
     every: int
+    end: float = math.inf
 
     def __post_init__(self) -> None:
         _require_steps("every", self.every)
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
-        return self.start + self.add * (step // self.every)
+        return min(self.start + self.add * (step // self.every), self.end)
 
 
 @dataclass(frozen=True, slots=True)
