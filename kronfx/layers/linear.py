@@ -69,16 +69,27 @@ class KroneckerLinear(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / math.sqrt(shape.n), 1 / math.sqrt(shape.n))
 
+    @torch.no_grad()
     def reset_factors(self, std: float | None = None) -> None:
-        """Draw ``S = 1``, ``A`` and ``B`` normal, such that every entry of ``W`` has standard deviation ``std``.
+        """Draw random factors: ``S = 1``, and every block of ``W`` with a root mean square of exactly ``std``.
 
-        ``Var W = r Var A Var B``, so each factor gets ``std(A) = std(B) = sqrt(std) / r^(1/4)``: outputs have the
-        dense layer's variance at any shape and rank. The default is ``nn.Linear``'s own, ``1 / sqrt(3 n)``.
+        ``A`` and ``B`` are normal at first, which gives ``W`` the variance ``r Var A Var B`` on average only: at rank 1
+        and few blocks single draws are off by their own size, and some blocks start near zero for no reason. So every
+        ``B_i`` is scaled to the root mean square ``sqrt(std) / r^(1/4)``, then every block's coefficients
+        ``a = A[:, p, j]`` such that ``||block||_F^2 = a^T G a``, ``G_il = <B_i, B_l>``, is ``m2 n2 std^2``. Outputs
+        have the dense layer's variance, at any shape and rank. The default is ``nn.Linear``'s, ``1 / sqrt(3 n)``.
         """
-        factor = math.sqrt(1 / math.sqrt(3 * self.shape.n) if std is None else std) / self.rank**0.25
+        std = 1 / math.sqrt(3 * self.shape.n) if std is None else std
+        entries = math.prod(self.shape.block)
+        precise = torch.promote_types(self.B.dtype, torch.float32)
+        A, B = (torch.randn_like(factor, dtype=precise) for factor in (self.A, self.B))
+        B *= math.sqrt(entries * std) / self.rank**0.25 / torch.linalg.vector_norm(B, dim=(-2, -1), keepdim=True)
+        gram = torch.einsum("...iqk,...lqk->...il", B, B)
+        squares = torch.einsum("...ipj,...il,...lpj->...pj", A, gram, A)
+        A *= (math.sqrt(entries) * std * squares.rsqrt()).unsqueeze(-3)
         nn.init.ones_(self.S)
-        nn.init.normal_(self.A, std=factor)
-        nn.init.normal_(self.B, std=factor)
+        self.A.copy_(A)
+        self.B.copy_(B)
 
     @torch.no_grad()
     def set_nearest(self, W: Tensor) -> None:
