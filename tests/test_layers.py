@@ -7,6 +7,7 @@ import io
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -234,6 +235,19 @@ def test_pickle_deepcopy_and_state_dict_round_trip(evaluation: Evaluation) -> No
         assert torch.equal(twin(x), y)
         assert (twin.shape, twin.rank, twin.evaluation) == (SHAPE, 3, evaluation)
         assert twin.S is not layer.S
+
+
+@pytest.mark.parametrize("rank", [1, 3, 10])
+def test_nearest_factors_know_the_energy_they_keep(rank: int) -> None:
+    layer = KroneckerLinear(SHAPE, rank, "materialize")
+    assert layer.energy is None
+    W = random_input((15,), 8, torch.float32)
+    layer.set_nearest(W)
+    squares = np.linalg.svd(rearrangement(W, *SHAPE.block), compute_uv=False) ** 2
+    assert layer.energy == pytest.approx(squares[:rank].sum() / squares.sum(), rel=1e-5)  # float32
+    assert f"energy={layer.energy:.1%}" in repr(layer)
+    layer.set_nearest(torch.zeros(15, 8))
+    assert layer.energy == 1
 
 
 def test_state_dict_survives_a_weights_only_file() -> None:

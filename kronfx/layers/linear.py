@@ -46,6 +46,7 @@ class KroneckerLinear(nn.Module):
     """
 
     bias: nn.Parameter | None
+    energy: float | None = None  # ||W_nearest||_F^2 / ||W||_F^2 of the weight that set_nearest took
 
     def __init__(
         self,
@@ -93,9 +94,16 @@ class KroneckerLinear(nn.Module):
 
     @torch.no_grad()
     def set_nearest(self, W: Tensor) -> None:
-        """Set the factors to the nearest ones of ``W [m, n]``: exact at full rank (see ``kron.nearest_factors``)."""
-        for parameter, value in zip((self.S, self.A, self.B), kron.nearest_factors(W, self.shape, self.rank)):
+        """Set the factors to the nearest ones of ``W [m, n]``: exact at full rank (see ``kron.nearest_factors``).
+
+        ``energy`` is the share of ``||W||_F^2`` that they keep: the rest of ``W`` is orthogonal to them.
+        """
+        S, A, B = kron.nearest_factors(W, self.shape, self.rank)
+        for parameter, value in zip((self.S, self.A, self.B), (S, A, B)):
             parameter.copy_(value.reshape(parameter.shape))
+        whole = float(torch.linalg.vector_norm(W, dtype=torch.promote_types(W.dtype, torch.float32)))
+        kept = float(torch.linalg.vector_norm(kron.materialize(S, A, B).float())) if whole else 1.0
+        self.energy = min(1.0, (kept / (whole or 1.0)) ** 2)
 
     @property
     def in_features(self) -> int:
@@ -144,6 +152,7 @@ class KroneckerLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.shape}, "
             f"rank={self.rank}, evaluation={self.evaluation}, bias={self.bias is not None}"
+            + ("" if self.energy is None else f", energy={self.energy:.1%}")
         )
 
 

@@ -65,6 +65,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.S.numel() + layer.A.numel() + layer.B.numel(),
             layer.zero_blocks(),
             layer.blocks // layer.shape.blocks,
+            layer.energy,
         )
         for name, layer in kronecker_layers(model).items()
     ]
