@@ -61,16 +61,18 @@ class MagnitudePruning(Penalty):
         count = round(self._wanted() * len(every))
         alive = torch.ones_like(every, dtype=torch.bool)
         alive[every.argsort(stable=True)[:count]] = False
-        for (name, part), size, kept in zip(self._parts.items(), sizes, alive.split([len(size) for size in sizes])):
-            kept[size.argmax()] = True
+        for (name, part), kept in zip(self._parts.items(), alive.split([len(size) for size in sizes])):
             self._alive[name] &= kept.to(part.parameter.device)
             part.keep(self._alive[name])
 
     def _rank(self, name: str, sizes: Tensor) -> Tensor:
-        """The root mean square of every group; -1 for the pruned ones, whatever the optimizer made of them since."""
+        """The root mean square of every group; -1 for the pruned ones, whatever the optimizer made of them since, and
+        infinity for the largest: one is kept."""
         part = self._parts[name]
         typical = sizes * math.sqrt(part.groups / part.parameter.numel())
-        return typical.where(self._alive[name].to(sizes.device), -1.0)
+        typical = typical.where(self._alive[name].to(sizes.device), -1.0)
+        typical[typical.argmax()] = math.inf
+        return typical
 
     def _wanted(self) -> float:
         share = value_at("share", self._share, self._steps)
