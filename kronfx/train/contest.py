@@ -1,4 +1,4 @@
-"""Patterns of which one is to survive: their norms, the group term's proximal step, and when to ease off."""
+"""Patterns of which one is to survive: their norms, the group term, which are gone, and when to ease off."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from kronfx.layers import KroneckerLinear
 
 Pattern = Mapping[str, KroneckerLinear]  # a candidate at every site it spans, by the site's name
 
-SHARE = 0.1  # of the strongest pattern's norm: no step takes more
-STATE = "scale", "units", "most", "start", "easing"
+GONE = 0.01  # of the strongest pattern's norm: what is below is set to zero
 FLOOR = 0.1  # of the strongest norm at the start: below it all are collapsing
+EASE = 0.9  # the scale's factor at every step while they are
+STATE = "scale", "units", "start"
+TINY = 1e-30  # below a root, so that it has a gradient at zero
 
 
 class Contest:
-    """``K`` patterns and the strength that is left of the group term, or has grown.
+    """``K`` patterns, and how far the strength of the group term has grown.
 
-    The norm of pattern ``k`` is ``sqrt(sum over its layers of ||S^(l,k)||_F^2)`` in the scale in which ``S[p, j]`` is
-    the root mean square of block ``(p, j)`` of ``W^(l,k)``, against that of all the layer's candidates at the start;
-    it is given as a share of what the finest pattern starts with, about 1.
+    The norm of pattern ``k`` is ``sqrt(sum over its layers of ||W^(l,k)||_F^2)``, every layer in units of a candidate's
+    mean norm at the start, divided by the root of their number: about 1 at the start, whatever the block shape.
     """
 
     def __init__(self, patterns: Sequence[Pattern], growth: float) -> None:
         self.patterns, self.scale = list(patterns), 1.0
-        self.easing, self._growth, self._warned = False, growth, False
+        self._growth, self._warned = growth, False
         self.units = {site: self._unit(site) for site in patterns[0]}
-        self.most = max(sum(layer.blocks for layer in pattern.values()) for pattern in patterns)
-        self.start = max(self.norms())
+        self.start = float(self.norms().detach().max())
 
     def state(self) -> dict[str, Any]:
         """What a resumed contest goes on from."""
@@ -44,78 +44,52 @@ class Contest:
         for name in STATE:
             setattr(self, name, state[name])
 
+    @torch.no_grad()
     def _unit(self, site: str) -> float:
-        """The mean square of an entry of ``W^(l,k)`` over all candidates ``k`` of a site."""
-        layers = [pattern[site] for pattern in self.patterns]
-        unit = float(torch.stack([squared_norm(layer) / _entries(layer) for layer in layers]).mean())
+        """The mean of ``||W^(l,k)||_F^2`` over the candidates ``k`` of a site."""
+        unit = float(torch.stack([squared_norm(pattern[site]) for pattern in self.patterns]).mean())
         if not (math.isfinite(unit) and unit > 0):
+            found = f"candidates of mean square norm {unit}"
             remedy = "start from kronfx.factorize(model, init='random')"
-            raise TrainError(
-                site, f"candidates whose mean square is {unit}", "finite ones that are not all zero", remedy
-            )
+            raise TrainError(site, found, "finite ones that are not all zero", remedy)
         return unit
 
-    def norms(self) -> list[float]:
-        """Of every pattern left, read at once, since on a GPU each reading waits. Raises TrainError."""
-        squares: list[Tensor] = [self._square(pattern) for pattern in self.patterns]
-        norms: list[float] = torch.stack([square.to(squares[0].device) for square in squares]).sqrt().tolist()
+    def norms(self) -> Tensor:
+        """``[K]``, of every pattern left; differentiable."""
+        squares = [self._square(pattern) for pattern in self.patterns]
+        return (torch.stack([square.to(squares[0].device) for square in squares]) + TINY).sqrt()
+
+    def _square(self, pattern: Pattern) -> Tensor:
+        shares = [squared_norm(layer) / (self.units[site] * len(pattern)) for site, layer in pattern.items()]
+        return torch.stack([share.to(shares[0].device) for share in shares]).sum()
+
+    def settle(self, norms: Sequence[float]) -> list[Pattern]:
+        """Which patterns are gone, given all norms; the scale grows, or eases off while all patterns are collapsing.
+
+        The strongest never goes. Raises TrainError on norms that are not finite.
+        """
         if not all(map(math.isfinite, norms)):
             remedy = "lower the learning rate or clip the gradient, and resume from before it diverged"
             raise TrainError(", ".join(self.units), "NaN or infinite factors", "finite candidates", remedy)
-        return norms
-
-    def _square(self, pattern: Pattern) -> Tensor:
-        blocks = (
-            squared_norm(layer) * (layer.blocks / _entries(layer) / self.units[site] / self.most)
-            for site, layer in pattern.items()
-        )
-        total, *rest = list(blocks)
-        return sum((square.to(total.device) for square in rest), start=total)
-
-    @torch.no_grad()
-    def shrink(self, step: float) -> list[Pattern]:
-        """Subtract ``step`` times the scale from every norm, by way of ``A``; returns the patterns that are zero now.
-
-        While more than one is left the scale grows. Where that would take all of them, it is halved instead, and
-        nothing shrinks until the strongest is back.
-        """
-        norms = self.norms()
-        top, threshold = max(norms), step * self.scale
-        if threshold > SHARE * top or top < FLOOR * self.start:
-            self._ease(step, top)
-            return []
-        self.easing = False
-        self.scale *= self._growth
-        for pattern, norm in zip(self.patterns, norms):
-            for layer in pattern.values():
-                layer.A.mul_(max(0.0, 1 - threshold / norm) if norm else 0.0)
-        return [pattern for pattern, norm in zip(self.patterns, norms) if norm <= threshold]
+        top = max(norms)
+        low = top < FLOOR * self.start
+        self.scale *= EASE if low else self._growth
+        if low and not self._warned:
+            self._warned = True
+            text = f"train: all patterns are collapsing, the strongest has {top / self.start:.0%} of its first norm"
+            warnings.warn(f"{text}; the group term eases off: lower group or the learning rate", stacklevel=3)
+        return [pattern for pattern, norm in zip(self.patterns, norms) if norm < GONE * top]
 
     def drop(self, losers: Sequence[Pattern]) -> None:
         """Go on without them, and no stronger than at the start."""
         self.patterns = [pattern for pattern in self.patterns if pattern not in losers]
         self.scale = min(self.scale, 1.0)
 
-    def _ease(self, step: float, top: float) -> None:
-        if not self.easing:
-            self.scale /= 2
-        while step * self.scale > SHARE * top > 0:
-            self.scale /= 2
-        self.easing = True
-        if not self._warned:
-            self._warned = True
-            text = f"train: all patterns are collapsing, the strongest is at {top / self.start:.0%} of where it started"
-            warnings.warn(f"{text}; the group term eases off: lower group, growth or the learning rate", stacklevel=4)
-
 
 def squared_norm(layer: KroneckerLinear) -> Tensor:
-    """``||W||_F^2 = sum_ii' <S A_i, S A_i'> <B_i, B_i'>``, float32 at least; forms no ``W``."""
+    """``||W||_F^2 = sum_ii' <S A_i, S A_i'> <B_i, B_i'>``, float32 at least, under autocast too; forms no ``W``."""
     precise = torch.promote_types(layer.S.dtype, torch.float32)
-    C = (layer.S.unsqueeze(-3) * layer.A).detach().to(precise).flatten(-2)
-    B = layer.B.detach().to(precise).flatten(-2)
-    return ((C @ C.mT) * (B @ B.mT)).sum().clamp_min(0)
-
-
-def _entries(layer: KroneckerLinear) -> int:
-    """Of ``W``, a stack's all together."""
-    return layer.blocks * layer.shape.m2 * layer.shape.n2
+    with torch.autocast(layer.S.device.type, enabled=False):
+        C = (layer.S.unsqueeze(-3) * layer.A).to(precise).flatten(-2)
+        B = layer.B.to(precise).flatten(-2)
+        return ((C @ C.mT) * (B @ B.mT)).sum()
