@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,8 @@ from kronfx.train.penalty import Penalty
 Build = Callable[[nn.Module, Optimizer], Penalty]
 
 WARM_UP = 0.2  # of the steps, to the highest rate
+LASSO = 0.001  # the strength from which the closed loop of the group lassos sets out, under SGD
+SGD = partial(torch.optim.SGD, momentum=0.9)  # which those need: see kronfx.train.GroupLasso
 RECORDED = 50  # lines of a training's history
 
 
@@ -69,10 +72,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Adam with a one-cycle rate; zeros are frozen at a share of the steps, and the rest recovers."""
+    """An optimizer with a one-cycle rate; zeros are frozen at a share of the steps, and the rest recovers."""
 
     epochs: int
     rate: float
+    optimizer: Callable[..., Optimizer] = torch.optim.Adam
     freeze_at: float = 0.4
 
 
@@ -113,13 +117,13 @@ def ours(target: float) -> Build:
 
 
 def lasso(groups: GroupsWish, target: float) -> Build:
-    """Group LASSO on a dense model."""
-    return lambda model, optimizer: kx.train.GroupLasso(model, groups, target=target, optimizer=optimizer)
+    """Group LASSO on a dense model, for SGD."""
+    return lambda model, optimizer: kx.train.GroupLasso(model, groups, LASSO, target, optimizer)
 
 
 def elastic(groups: GroupsWish, target: float) -> Build:
-    """Elastic group LASSO on a dense model."""
-    return lambda model, optimizer: kx.train.ElasticGroupLasso(model, groups, target=target, optimizer=optimizer)
+    """Elastic group LASSO on a dense model, for SGD."""
+    return lambda model, optimizer: kx.train.ElasticGroupLasso(model, groups, LASSO, target, optimizer)
 
 
 def pruning(groups: GroupsWish, target: float, steps: int) -> Build:
@@ -165,7 +169,7 @@ def train(
 ) -> tuple[float, float, Penalty | None]:
     """``(MB of a step, seconds, penalty)`` of one training; its history lies at ``stem.jsonl`` and ``stem.svg``."""
     steps = row.recipe.epochs * len(batches)
-    optimizer = torch.optim.Adam(model.parameters(), lr=row.recipe.rate)
+    optimizer = row.recipe.optimizer(model.parameters(), lr=row.recipe.rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, row.recipe.rate, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from common import InMemory, Paper, Recipe, Row, arguments, elastic, lasso, ours, pruning, run
+from common import SGD, InMemory, Paper, Recipe, Row, arguments, elastic, lasso, ours, pruning, run
 from table import write
 from torch import nn
 
@@ -20,7 +20,7 @@ from kronfx.train import Blocks, Entries
 
 Block = tuple[int, int]
 LAYERS = ("fc1", "fc2", "fc3")
-RANK, BATCH, RATE, DENSE_RATE = 5, 128, 0.01, 0.004
+RANK, BATCH, RATE, DENSE_RATE, LASSO_RATE = 5, 128, 0.01, 0.004, 0.05
 
 # Blocks of the three layers (output rows first); the target of all four methods, the zero blocks of the paper's "Ours"
 # or a hair more; and its figures: ours, group LASSO, elastic group LASSO.
@@ -60,6 +60,7 @@ def factored(blocks: dict[str, Block]) -> nn.Module:
 def rows(epochs: int) -> list[Row]:
     """Four methods a row of the table, and the dense model."""
     factors, weights = Recipe(epochs, RATE), Recipe(epochs, DENSE_RATE)
+    lassos = Recipe(epochs, LASSO_RATE, SGD)
     found = [Row("", "dense", dense, None, weights)]
     for shapes, (target, *papers) in TABLE.items():
         name = " ".join(f"{m2}x{n2}" for m2, n2 in shapes)
@@ -69,8 +70,8 @@ def rows(epochs: int) -> list[Row]:
         groups = {layer: Blocks(*block) for layer, block in blocks.items()}
         found += [
             Row(name, "ours", partial(factored, blocks), ours(target), factors, papers[0], note),
-            Row(name, "group LASSO", dense, lasso(groups, target), weights, papers[1]),
-            Row(name, "elastic group LASSO", dense, elastic(groups, target), weights, papers[2]),
+            Row(name, "group LASSO", dense, lasso(groups, target), lassos, papers[1]),
+            Row(name, "elastic group LASSO", dense, elastic(groups, target), lassos, papers[2]),
         ]
     target, paper = PRUNING
     steps = epochs * -(-60_000 // BATCH)

