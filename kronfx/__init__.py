@@ -7,18 +7,19 @@ train cheaply, and folds them back into block-sparse weights that run fast as pl
     folded = kx.fold(model)                          # block-sparse weights
     kx.export_onnx(folded, "model.onnx", example)    # verified in onnxruntime
 
-``kx.plan`` shows what would become of each layer, ``kx.inspect`` what has, ``kx.train`` makes blocks vanish,
-``kx.save`` and ``kx.load`` keep a model.
+``kx.plan`` shows what would become of each layer, or fits a whole model into a budget, ``kx.inspect`` what has become,
+``kx.train`` makes blocks vanish, ``kx.save`` and ``kx.load`` keep a model.
 """
 
 from kronfx import train
-from kronfx.api import export_onnx, factorize, plan
+from kronfx.api import export_onnx, factorize, plan, sparsify_onnx
+from kronfx.calibrate import calibrate
 from kronfx.checkpoint import load, save
-from kronfx.deploy import ExportReport
+from kronfx.deploy import ExportReport, Timings
 from kronfx.errors import KronfxError
-from kronfx.graph import fold, graph
+from kronfx.graph import fold, graph, to_bsr
 from kronfx.layers import Factors, factors
-from kronfx.records import KroneckerShape, Plan, Solution
+from kronfx.records import KroneckerShape, Plan, Rates, Solution
 from kronfx.report import Report, inspect
 from kronfx.solver import solve
 
@@ -28,8 +29,11 @@ __all__ = [
     "KroneckerShape",
     "KronfxError",
     "Plan",
+    "Rates",
     "Report",
     "Solution",
+    "Timings",
+    "calibrate",
     "export_onnx",
     "factorize",
     "factors",
@@ -40,5 +44,7 @@ __all__ = [
     "plan",
     "save",
     "solve",
+    "sparsify_onnx",
+    "to_bsr",
     "train",
 ]

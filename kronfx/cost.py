@@ -1,4 +1,4 @@
-"""Multiply-adds of the three evaluations: plain integers, no torch, so that the solver can ask too.
+"""Work of the three evaluations: plain integers, no torch, so that the solver can ask too.
 
 A multiply-add is one multiplication and one addition (two FLOPs). Only matrix products are counted: the
 element-wise ``S * A`` costs ``r m1 n1``, whatever the number of rows, and is left out, as torch's FLOP counter does.
@@ -7,9 +7,12 @@ element-wise ``S * A`` costs ``r m1 n1``, whatever the number of rows, and is le
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape
+from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape, Rates
+
+Price = Callable[["Work"], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,44 +20,60 @@ class Work:
     """Multiply-adds of one call over ``N`` rows, and the entries of its largest intermediate.
 
     ``backward`` counts the gradients of both factors and of the input; ``input_gradient`` is that part of it
-    which a first layer, whose input needs no gradient, does not pay.
+    which a first layer, whose input needs no gradient, does not pay. ``activations`` are the entries that the forward
+    products read and write, the two operands made of the factors (``weights``) aside; these depend on no rows.
     """
 
     forward: int
     backward: int
     input_gradient: int
     intermediate: int
+    activations: int
+    weights: int
+
+    def time(self, rates: Rates) -> int:
+        """Attoseconds of the forward pass: every evaluation is two products."""
+        return rates.time(self.forward, self.activations + self.weights, 2)
 
 
 def work(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, taps: int = 1) -> Work:
-    """Count the matrix products of one evaluation for ``rows`` rows (paper, Proposition 2; design of each in kron).
+    """Count what one evaluation does for ``rows`` rows (``KroneckerShape.products``).
 
     Every product ``X @ Y`` costs as much again for the gradient of ``X`` and of ``Y``, so the backward pass is
-    twice the forward one:
-
-    - ``a_first``: ``N r m1 n2 n1 + N m1 r n2 m2``
-    - ``b_first``: ``N r n1 m2 n2 + N m1 r n1 m2``
-    - ``materialize``: ``r m n + N m n``
+    twice the forward one.
 
     A convolution with ``taps`` kernel positions is the map of its patches, ``N`` counting positions of the output
     (stride 1): its ``n2`` holds the taps, which ``a_first`` does not touch while it mixes the input channels.
     """
-    m1, n1, m2, n2 = shape.m1, shape.n1, shape.m2, shape.n2
-    first, second, intermediate = {
-        "a_first": (rows * rank * m1 * n2 // taps * n1, rows * m1 * rank * n2 * m2, rows * rank * m1 * n2 // taps),
-        "b_first": (rows * rank * n1 * m2 * n2, rows * m1 * rank * n1 * m2, rows * rank * n1 * m2),
-        "materialize": (rank * shape.m * shape.n, rows * shape.m * shape.n, 0),
-    }[evaluation]
+    first, second = shape.products(rank, rows, evaluation, taps)
+    x, y = rows * shape.n // taps, rows * shape.m
+    if evaluation == "materialize":
+        intermediate, touched = 0, 2 * shape.m * shape.n
+    else:
+        inner = shape.m1 * shape.n2 // taps if evaluation == "a_first" else shape.n1 * shape.m2
+        intermediate = rows * rank * inner
+        touched = 2 * intermediate
     forward = first + second
-    input_gradient = second if evaluation == "materialize" else first
-    return Work(forward, 2 * forward, input_gradient, intermediate)
+    return Work(
+        forward,
+        2 * forward,
+        second if evaluation == "materialize" else first,
+        intermediate,
+        x + touched + y,
+        rank * (shape.blocks + shape.m2 * shape.n2),
+    )
 
 
-def cheapest(shape: KroneckerShape, rank: int, rows: int, taps: int = 1) -> Evaluation:
-    """The evaluation with the fewest forward multiply-adds, then the smallest intermediate."""
+def by_multiply_adds(counted: Work) -> tuple[int, int]:
+    """The fewest forward multiply-adds, then the smallest intermediate."""
+    return counted.forward, counted.intermediate
 
-    def price(evaluation: Evaluation) -> tuple[int, int]:
-        counted = work(shape, rank, rows, evaluation, taps)
-        return counted.forward, counted.intermediate
 
-    return min(EVALUATIONS, key=price)
+def by_time(rates: Rates) -> Price:
+    """The shortest forward pass at these rates, then the smallest intermediate."""
+    return lambda counted: (counted.time(rates), counted.intermediate)
+
+
+def cheapest(shape: KroneckerShape, rank: int, rows: int, taps: int = 1, price: Price = by_multiply_adds) -> Evaluation:
+    """The evaluation with the lowest price."""
+    return min(EVALUATIONS, key=lambda evaluation: price(work(shape, rank, rows, evaluation, taps)))

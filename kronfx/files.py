@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,16 @@ PathLike = str | os.PathLike[str]
 
 def destination(path: PathLike, error: type[KronfxError]) -> Path:
     """``path``, links resolved, once it is sure that a file can lie there. Raises ``error`` otherwise."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise unwritable(repr(path), "it is no path", error)
     target = Path(path).resolve()
     if target.is_dir():
-        raise _unwritable(path, "it is a folder", error)
+        raise unwritable(path, "it is a folder", error)
     if not target.parent.is_dir():
         why = f"{target.parent} is no folder" if target.parent.exists() else "its folder is missing"
-        raise _unwritable(path, why, error)
+        raise unwritable(path, why, error)
     if not os.access(target.parent, os.W_OK):
-        raise _unwritable(path, "its folder is read-only", error)
+        raise unwritable(path, "its folder is read-only", error)
     return target
 
 
@@ -38,14 +41,40 @@ def replacing(target: Path, content: bytes, error: type[KronfxError]) -> Iterato
         try:
             _write(temporary, content)
         except OSError as refused:
-            raise _unwritable(target, refused.strerror or str(refused), error) from refused
+            raise unwritable(target, refused.strerror or str(refused), error) from refused
         yield temporary
         try:
             temporary.replace(target)
         except OSError as refused:
-            raise _unwritable(target, refused.strerror or str(refused), error) from refused
+            raise unwritable(target, refused.strerror or str(refused), error) from refused
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(target: Path, error: type[KronfxError]) -> Iterator[Path]:
+    """A path of ``target``'s name in a temporary folder next to it; the body writes it, and files beside it.
+
+    If the body succeeds, all files of that folder move to where ``target`` lies, ``target`` itself last. On any
+    failure, an interrupt included, the folder is removed and what was there is as before. Raises ``error`` where the
+    system refuses (no space, no permission).
+    """
+    folder = target.with_name(f".{uuid4().hex}")
+    try:
+        try:
+            folder.mkdir()
+        except OSError as refused:
+            raise unwritable(target, refused.strerror or str(refused), error) from refused
+        yield folder / target.name
+        try:
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+                file.replace(target.with_name(file.name))
+        except OSError as refused:
+            raise unwritable(target, refused.strerror or str(refused), error) from refused
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(path: PathLike, content: bytes, error: type[KronfxError]) -> Path:
@@ -62,6 +91,7 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _unwritable(path: PathLike, why: str, error: type[KronfxError]) -> KronfxError:
+def unwritable(path: PathLike, why: str, error: type[KronfxError]) -> KronfxError:
+    """The sentence of a file that cannot be written."""
     found = f"cannot write {os.fspath(path)}: {why}"
     return error("", found, "a path in a folder that can be written and has room", "choose another path")

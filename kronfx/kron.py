@@ -91,7 +91,13 @@ def materialized(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 
 def blocks_of(W: Tensor, shape: KroneckerShape) -> Tensor:
-    """The blocks of ``W [..., m, n]`` as ``[..., m1, n1, m2, n2]``, a view where ``W`` allows one."""
+    """The blocks of ``W [..., m, n]`` as ``[..., m1, n1, m2, n2]``, a view where ``W`` allows one.
+
+    Rows and columns that a padded shape has more than ``W`` count as zeros.
+    """
+    surplus = shape.m - W.shape[-2], shape.n - W.shape[-1]
+    if any(surplus):
+        W = F.pad(W, (0, surplus[1], 0, surplus[0]))
     return W.reshape(*W.shape[:-2], shape.m1, shape.m2, shape.n1, shape.n2).transpose(-3, -2)
 
 
@@ -116,6 +122,20 @@ def nearest_factors(W: Tensor, shape: KroneckerShape, rank: int) -> tuple[Tensor
     B = (root.unsqueeze(-1) * Vh[..., :rank, :]).unflatten(-1, shape.block)
     S = block_mask(precise, shape)
     return S.to(W.dtype), A.to(W.dtype).contiguous(), B.to(W.dtype).contiguous()
+
+
+def energy_kept(W: Tensor, shape: KroneckerShape) -> Tensor:
+    """``[R]``: the share of ``||W||^2`` that the nearest factors of ranks ``1 .. R = min(m1 n1, m2 n2)`` keep.
+
+    The running sum of the squared singular values of ``R(W)`` over all of them (Eckart and Young 1936), which are the
+    eigenvalues of the Gram matrix of its smaller side; their mean over a stack. Of a zero weight every rank keeps all.
+    """
+    R = blocks_of(W.detach().to(torch.float64), shape).flatten(-2).flatten(-3, -2)
+    gram = R @ R.mT if R.shape[-2] <= R.shape[-1] else R.mT @ R
+    squares = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
+    total = squares.sum(-1, keepdim=True)
+    kept = torch.where(total > 0, squares.cumsum(-1) / total, 1.0).clamp_max(1)
+    return kept.flatten(0, -2).mean(0) if kept.dim() > 1 else kept
 
 
 def conv_a_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape, convolve: Convolve) -> Tensor:

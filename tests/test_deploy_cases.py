@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from kronfx import deploy
 from kronfx.layers import BlockSparseLinear, KroneckerLinear
 from kronfx.records import Evaluation, KroneckerShape
 
@@ -81,6 +86,82 @@ def run(path: Path, *inputs: Tensor) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     return session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
+
+
+FLOAT32 = 1e-4  # relative to max(1, max|y|), as the export promises
+Node = tuple[str, str, str] | tuple[str, str, str, dict[str, Any]]
+
+
+def assert_same(found: np.ndarray, wanted: Any, tolerance: float = FLOAT32) -> None:
+    """Equal shapes, and ``max|y - y_ref| <= tolerance max(1, max|y_ref|)``."""
+    reference = (wanted.detach().double().numpy() if isinstance(wanted, Tensor) else np.asarray(wanted)).astype(float)
+    assert found.shape == reference.shape
+    error = np.abs(found.astype(float) - reference).max(initial=0)
+    assert error <= tolerance * max(1, np.abs(reference).max(initial=0))
+
+
+def planted(
+    m: int, n: int, block: tuple[int, int], zero: float = 0.75, seed: int = 0, dtype: Any = np.float32
+) -> np.ndarray:
+    """``W [m, n]``, normal, a share ``zero`` of its blocks exactly zero."""
+    rng, grid = np.random.default_rng(seed), (m // block[0], n // block[1])
+    mask = np.ones(grid).ravel()
+    mask[rng.permutation(mask.size)[: round(zero * mask.size)]] = 0
+    return (rng.standard_normal((m, n)) / n**0.5 * np.kron(mask.reshape(grid), np.ones(block))).astype(dtype)
+
+
+def onnx_file(
+    path: Path,
+    nodes: Sequence[Node],
+    inputs: Mapping[str, Sequence[Any]],
+    outputs: Mapping[str, Sequence[Any]],
+    constants: Mapping[str, np.ndarray],
+    types: Mapping[str, int] | None = None,
+    opset: int = 18,
+) -> Path:
+    """A file made by hand: ``(op, "inputs", "outputs", attributes)`` a node, ``types`` where a value is not float32."""
+    made = [helper.make_node(op, x.split(), y.split(), **(more[0] if more else {})) for op, x, y, *more in nodes]
+    kinds = {**dict.fromkeys((*inputs, *outputs), onnx.TensorProto.FLOAT), **(types or {})}
+
+    def infos(values: Mapping[str, Sequence[Any]]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(name, kinds[name], list(dims)) for name, dims in values.items()]
+
+    weights = [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in constants.items()]
+    graph = helper.make_graph(made, "g", infos(inputs), infos(outputs), weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+def sparse(src: Path, lowering: str = "blocks", **options: Any) -> tuple[Path, deploy.ExportReport]:
+    """The file written anew, nothing timed and nothing verified unless asked for: tests have oracles of their own."""
+    dst = src.with_name("sparse.onnx")
+    return dst, deploy.sparsify(src, dst, lowering=lowering, **{"tune": False, "verify": False, **options})
+
+
+def answers(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
+    """Outputs of a file in stock onnxruntime, inputs by name."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def evaluated(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
+    """Outputs of a file in ONNX's own reference evaluator."""
+    return ReferenceEvaluator(str(path)).run(None, feeds)
+
+
+def ops(path: Path) -> list[str]:
+    """The operators of a file, as written."""
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def constants(path: Path, kinds: str = "f") -> int:
+    """Entries of all constants of a file of these numpy kinds."""
+    tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    return sum(tensor.size for tensor in tensors if tensor.dtype.kind in kinds)
 
 
 def runtime_ops(path: Path, folder: Path) -> list[str]:

@@ -15,7 +15,8 @@ from torch import nn
 
 import kronfx as kx
 from kronfx.cost import cheapest
-from kronfx.records import EVALUATIONS, Choice, KroneckerShape, Refusal, Site
+from kronfx.planner import plan_sites
+from kronfx.records import EVALUATIONS, Budget, Choice, KroneckerShape, Refusal, Site
 
 
 def trainable(model: nn.Module) -> int:
@@ -108,6 +109,22 @@ def test_evaluation_is_the_cheapest_for_the_expected_rows() -> None:
         ({"rank": {"fc3": 400}}, r"fc3 \(10x84\): rank 400"),
         ({"rank": 1000}, "rank 1000; needed a rank of at most"),
         ({"rows": 0}, "rows=0"),
+        ({"overrides": {"fc9": {"rank": 2}}}, "overrides names 'fc9'.*nearest: fc"),
+        ({"overrides": {"fc1": {"colour": 2}}}, "overrides has the option 'colour'; needed rank, block, min_block"),
+        ({"overrides": 3}, "overrides=3; needed a mapping"),
+        ({"overrides": {"fc1": {"rank": 0}}}, "rank=0"),
+        (
+            {"overrides": {"fc1": {"min_block": 16, "max_block": 8}}},
+            r"fc1 .*: m2 is to be at least 16 and at most 8",
+        ),
+        ({"block": (8, 8), "multiple_of": 3}, r"\(.*\): m2 is to be 8 and a multiple of 3: no block can"),
+        ({"overrides": {"fc1": {"min_block": 500}}}, r"fc1 \(120x400\): no m2 that divides 120 is at least 500"),
+        ({"min_block": "wide"}, "min_block='wide'; needed a positive integer or a pair"),
+        ({"padding": -1}, "padding=-1; needed a share from 0 to 1"),
+        ({"objective": "speed"}, "objective='speed'; needed one of"),
+        ({"objective": "latency"}, "objective='latency' without rates; needed the rates of this machine"),
+        ({"overrides": {"fc1": {"objective": "latency"}}}, "objective='latency' without rates"),
+        ({"rates": 3}, "rates of type int; needed kronfx Rates"),
     ],
 )
 def test_bad_wishes_are_sentences(options: dict[str, object], sentence: str) -> None:
@@ -123,24 +140,117 @@ def test_a_plan_prints() -> None:
     assert str(kx.plan(nn.ReLU())) == "plan: no linear map is rewritten"
 
 
+def test_include_and_exclude_by_type() -> None:
+    model = models.lenet5()
+    assert [c.site.name for c in kx.plan(model, rank=2, include=nn.Conv2d).choices] == ["0", "3"]
+    assert [c.site.name for c in kx.plan(model, rank=2, exclude=[nn.Conv2d, "fc1"]).choices] == ["fc2", "fc3"]
+    with pytest.raises(kx.KronfxError, match=r"include names GRU.*\(here: Conv2d, Linear\)"):
+        kx.plan(model, include=nn.GRU)
+
+
+def test_overrides_reach_layers_by_name_and_glob() -> None:
+    plan = kx.plan(
+        models.lenet5(),
+        rank=2,
+        overrides={"fc*": {"rank": 3, "multiple_of": 2}, "fc2": {"rank": 1, "objective": "flops"}},
+    )
+    chosen = {c.site.name: c for c in plan.choices}
+    assert {name: c.rank for name, c in chosen.items()} == {"0": 2, "3": 2, "fc1": 3, "fc2": 1, "fc3": 3}
+    assert chosen["fc1"].shape == kx.solve(120, 400, rank=3, multiple_of=2).shape
+    assert chosen["fc2"].shape == kx.solve(84, 120, rank=1, multiple_of=2, objective="flops").shape
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"block": (2, 2), "rank": 4}, "unprofitable: 96 parameters, the dense weight has 64"),
+        ({"block": (8, 1), "rank": 3, "include": "formed"}, "unprofitable: 64 multiply-adds a row, dense takes 64"),
+    ],
+)
+def test_what_would_lose_is_refused_with_both_numbers(options: dict[str, object], reason: str) -> None:
+    site = Site("formed" if "include" in options else "plain", "Linear", 8, 8, formed="include" in options)
+    plan = plan_sites([site], [], skip_unprofitable=True, **options)  # type: ignore[arg-type]
+    assert [refusal.reason for refusal in plan.refusals] == [reason]
+    assert plan_sites([site], [], **options).choices  # type: ignore[arg-type]
+
+
+def test_rates_decide_evaluation_shape_and_profit() -> None:
+    model = models.mlp(64, 512, 64)
+    slow_entries = kx.Rates(1, 10_000_000, 0)
+    plan = kx.plan(model, rank=8, rates=slow_entries, rows=4096)
+    assert {c.evaluation for c in plan.choices} == {"materialize"}  # no intermediate
+    best = kx.plan(model, rank=2, objective="latency", rates=slow_entries, rows=4096)
+    assert best.choices[0].shape == kx.solve(512, 64, rank=2, objective="latency", rates=slow_entries, rows=4096).shape
+    refused = kx.plan(model, rank=8, rates=slow_entries, rows=4096, skip_unprofitable=True).refusals
+    assert [r.reason.partition(":")[0] for r in refused] == ["unprofitable"] * 2
+    assert "us at these rates, dense takes" in refused[0].reason
+
+
+def test_calibrated_rates_are_three_numbers_of_this_machine() -> None:
+    rates = kx.calibrate(rows=8)
+    assert max(rates.multiply_add, rates.entry, rates.product) > 0
+    assert "8 rows, float32, cpu" in str(rates)
+    assert kx.Rates.from_json(rates.to_json()) == rates
+
+
+def test_plans_are_compared() -> None:
+    model = models.lenet5()
+    a, b = kx.plan(model, rank=2), kx.plan(model, rank={"*": 2, "fc1": 4}, exclude="0")
+    assert not a - a
+    assert str(a - a) == "the plans do the same"
+    changes = {change.site: change for change in (b - a).changes}
+    assert set(changes) == {"0", "fc1"}
+    assert (changes["fc1"].parameters_before, changes["fc1"].parameters_after) == tuple(
+        next(c.parameters for c in plan.choices if c.site.name == "fc1") for plan in (a, b)
+    )
+    assert changes["0"].after == "dense: not asked for (include / exclude)"
+    assert "2 layers differ" in str(b - a)
+
+
+@pytest.mark.parametrize("exclude", [None, "head", "first"])
+def test_shared_weights_are_counted_once(exclude: str | None) -> None:
+    """Two layers with one weight: it goes when both are rewritten, and stays while one is not."""
+    model = nn.ModuleDict({"first": nn.Linear(24, 24, bias=False), "head": nn.Linear(24, 24)})
+    model["head"].weight = model["first"].weight
+    plan = kx.plan(model, rank=1, untie=True, exclude=exclude)
+    created = kx.factorize(model, plan)
+    assert plan.model_parameters == 24 * 24 + 24
+    assert plan.planned_parameters == sum(p.numel() for p in created.parameters())
+
+
+def test_a_tied_head_leaves_its_embedding() -> None:
+    model = models.Tied()
+    for plan in (kx.plan(model, rank=1, untie=True), kx.plan(model, max_params=0.99, untie=True)):
+        created = kx.factorize(model, plan)
+        assert plan.planned_parameters == sum(p.numel() for p in created.parameters())
+
+
 def test_a_plan_is_edited_as_a_value() -> None:
     plan = kx.plan(models.lenet5(), rank=2, include="fc*")
     assert [c.site.name for c in plan.without("fc1").choices] == ["fc2", "fc3"]
     assert [c.site.name for c in plan.only("fc1").choices] == ["fc1"]
     with pytest.raises(kx.KronfxError, match="no site of this plan is called 'fc7'"):
         plan.only("fc7")
+    edited = plan.edited("fc2", rank=5, evaluation="materialize")
+    assert [c.rank for c in edited.choices] == [2, 5, 2]
+    assert edited.planned_parameters == sum(p.numel() for p in kx.factorize(models.lenet5(), edited).parameters())
+    with pytest.raises(kx.KronfxError, match="plan: fc2: an edit of colour; needed rank, shape or evaluation"):
+        plan.edited("fc2", colour="red")
+    with pytest.raises(kx.KronfxError, match="rank 5000 with the blocks"):
+        kx.factorize(models.lenet5(), plan.edited("fc1", rank=5000))
 
 
 sites = st.builds(Site, st.text(), st.text(), st.integers(1, 9), st.integers(1, 9), st.just("float32"))
 shapes = st.builds(KroneckerShape, *[st.integers(1, 9)] * 4)
-choices = st.builds(Choice, sites, shapes, st.integers(1, 9), st.sampled_from(EVALUATIONS))
+choices = st.builds(Choice, sites, shapes, st.integers(1, 9), st.sampled_from(EVALUATIONS), st.none() | st.floats(0, 1))
 refusals = st.builds(Refusal, st.text(), st.text(), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.text())
 
 
 @given(st.lists(choices, max_size=3), st.lists(refusals, max_size=2))
 def test_json_gives_the_plan_back(chosen: list[Choice], refused: list[Refusal]) -> None:
-    plan = kx.Plan(tuple(chosen), tuple(refused))
-    assert kx.Plan.from_json(plan.to_json()) == plan
+    budget = Budget(10, None, 0.5, 0.75, 3, "surrogate", 1e-9, 0.0)
+    for plan in (kx.Plan(tuple(chosen), tuple(refused)), kx.Plan(tuple(chosen), (), 7, 100, budget)):
+        assert kx.Plan.from_json(plan.to_json()) == plan
 
 
 def test_damaged_json_is_a_sentence() -> None:
@@ -150,7 +260,8 @@ def test_damaged_json_is_a_sentence() -> None:
         json.dumps({**good, "choices": [{**good["choices"][0], "rank": "4"}]}),
         json.dumps({**good, "choices": [{**good["choices"][0], "evaluation": "fast"}]}),
         json.dumps({**good, "choices": [{**good["choices"][0], "shape": {"m1": 1}}]}),
-        json.dumps({**good, "refusals": None}),
+        json.dumps({**good, "refusals": None}), json.dumps({**good, "budget": {"value": 1}}),
+        json.dumps({**good, "choices": [{**good["choices"][0], "energy": "most"}]}),
     ]  # fmt: skip
     for text in damaged:
         with pytest.raises(kx.KronfxError, match="^plan: .*; needed the text that Plan.to_json wrote"):

@@ -7,8 +7,9 @@ import inspect
 import kronfx as kx
 
 PUBLIC = {
-    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Report", "Solution", "export_onnx",
-    "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve", "train",
+    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "Timings",
+    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve",
+    "sparsify_onnx", "to_bsr", "train",
 }  # fmt: skip
 
 
@@ -38,12 +39,18 @@ def test_signatures_of_the_contract() -> None:
         "plan": ["model", "rank", "block", "include", "exclude"],
         "factorize": ["model", "plan", "init", "inplace"],
         "fold": ["model", "threshold", "inplace"],
-        "export_onnx": ["model", "path", "example_inputs", "lowering", "verify"],
+        "export_onnx": [
+            "model", "path", "example_inputs", "lowering", "verify", "batch_sizes", "dynamic_shapes", "tune", "rows",
+            "optimize_for", "timings",
+        ],
+        "sparsify_onnx": [
+            "src", "dst", "lowering", "block", "tune", "rows", "optimize_for", "timings", "verify", "batch_sizes",
+        ],
         "solve": ["out_features", "in_features", "rank"],
         "graph": ["model", "example_inputs"],
         "save": ["model", "folder"],
         "load": ["model", "folder"],
-    }
+    }  # fmt: skip
     for name, parameters in wanted.items():
         have = list(inspect.signature(getattr(kx, name)).parameters)
         assert [p for p in have if p in parameters] == parameters, name

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from models import mlp
 from zoo import FAMILIES, entries, installed
-from zoo.check import Column, Row, check
+from zoo.check import RANK, Column, Row, check
 from zoo.coverage import cover, linear_maps
 from zoo.entry import Entry
 
@@ -60,3 +60,13 @@ def test_the_harness_believes_no_plan_that_was_not_carried_out() -> None:
     dense = mlp(32, 64, 16)
     plan = kx.plan(dense, rank="full")
     assert set(cover(dense, dense, plan).missed) == set(linear_maps(dense)) == {"0.weight", "2.weight"}
+
+
+@pytest.mark.parametrize("entry", _cases(), scope="module")
+@pytest.mark.filterwarnings("ignore")
+def test_a_plan_counts_what_factorize_creates(entry: Entry) -> None:
+    """The parameters of the whole rewritten model, to the digit: at one rank and within a budget."""
+    dense = entry.model()
+    for plan in (kx.plan(dense, rank=RANK, untie=True), kx.plan(dense, max_params=0.97)):
+        assert plan.model_parameters == sum(p.numel() for p in dense.parameters())
+        assert plan.planned_parameters == sum(p.numel() for p in kx.factorize(dense, plan).parameters())

@@ -24,11 +24,20 @@ PLAN, WEIGHTS = "plan.json", "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
+class FoldedGrid:
+    """The blocks of a folded ``W [m, n]``."""
+
+    m: int
+    n: int
+    shape: KroneckerShape
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """What a checkpoint holds: ``tied`` maps a name to the name under which its tensor is stored."""
 
     plan: Plan
-    grids: dict[str, KroneckerShape]
+    grids: dict[str, FoldedGrid]
     tied: dict[str, str]
     tensors: dict[str, Tensor]
 
@@ -39,7 +48,7 @@ class Saved:
 
 def write_folder(target: Path, saved: Saved) -> None:
     """Both files, then the name ``target``. Raises CheckpointError where the system refuses."""
-    grids = {name: asdict(grid) for name, grid in saved.grids.items()}
+    grids = {name: asdict(grid.shape) | {"m": grid.m, "n": grid.n} for name, grid in saved.grids.items()}
     described = json.loads(saved.plan.to_json()) | {"folded": grids, "tied": saved.tied}
     with _replacing(target) as temporary:
         save_file(saved.tensors, temporary / WEIGHTS, metadata={"format": "pt"})
@@ -113,7 +122,7 @@ def read_folder(folder: Path) -> Saved:
     return Saved(plan, grids, tied, tensors)
 
 
-def _described(folder: Path) -> tuple[Plan, dict[str, KroneckerShape], dict[str, str]]:
+def _described(folder: Path) -> tuple[Plan, dict[str, FoldedGrid], dict[str, str]]:
     """What ``plan.json`` says: the plan, the grids of what is folded, the ties."""
     missing = [name for name in (PLAN, WEIGHTS) if not (folder / name).is_file()]
     if missing:
@@ -131,10 +140,11 @@ def _described(folder: Path) -> tuple[Plan, dict[str, KroneckerShape], dict[str,
     return plan, grids, tied
 
 
-def _grid(entry: dict[str, Any]) -> KroneckerShape:
+def _grid(entry: dict[str, Any]) -> FoldedGrid:
     if not all(type(size) is int and size >= 1 for size in entry.values()):
         raise ValueError(f"a block grid {entry}")
-    return KroneckerShape(**entry)
+    shape = KroneckerShape(**{name: size for name, size in entry.items() if name not in ("m", "n")})
+    return FoldedGrid(entry["m"], entry["n"], shape)
 
 
 def few(names: Iterable[str]) -> str:

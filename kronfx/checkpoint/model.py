@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kronfx.checkpoint.folder import Saved, destination, few, read_folder, write_folder
+from kronfx.checkpoint.folder import FoldedGrid, Saved, destination, few, read_folder, write_folder
 from kronfx.errors import CheckpointError, KronfxError
 from kronfx.files import PathLike
 from kronfx.graph import factorize, fold_sites
@@ -39,7 +39,8 @@ def save(model: nn.Module, folder: PathLike) -> Path:
         raise CheckpointError("", found, "factored layers", "save the model that kronfx.graph was given")
     target = destination(folder)
     tensors, tied = _tensors(model)
-    grids = {name: weight.shape for name, weight in folded_layers(model).items()}
+    folded = folded_layers(model).items()
+    grids = {name: FoldedGrid(W.weight.shape[-2], W.weight.shape[-1], W.shape) for name, W in folded}
     write_folder(target, Saved(_plan(model), grids, tied, tensors))
     return target
 
@@ -69,7 +70,7 @@ def _site(name: str, layer: KroneckerLinear) -> Site:
     kind = " ".join((type(layer).__name__, "x".join(map(str, kernel)))).strip()
     dtype = str(layer.S.dtype).removeprefix("torch.")
     stack, taps = math.prod(layer.stack), math.prod(kernel)
-    return Site(name, kind, layer.shape.m, layer.shape.n, dtype, stack, taps)
+    return Site(name, kind, layer.out_features, layer.in_features, dtype, stack, taps)
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -119,7 +120,7 @@ def _rewritten(model: nn.Module, saved: Saved) -> nn.Module:
     already = kronecker_layers(model)
     if already:
         raise CheckpointError("", f"a model that is factored already ({few(already)})", "a dense model", remedy)
-    folded = (Choice(Site(name, "folded", g.m, g.n), g, 1, "materialize") for name, g in saved.grids.items())
+    folded = (Choice(Site(name, "folded", g.m, g.n), g.shape, 1, "materialize") for name, g in saved.grids.items())
     try:
         rewritten = factorize(model, replace(saved.plan, choices=(*saved.plan.choices, *folded)), "random", False)
         _require_kinds(rewritten, saved.plan)

@@ -1,13 +1,18 @@
-"""Deployment: a rewritten torch model becomes an ONNX file that any standard runtime loads.
+"""Deployment: a rewritten torch model, or any ONNX file with block-sparse weights, becomes an ONNX file that is smaller
+and faster in any standard runtime.
 
-Two decisions a layer. *Storage*: of a folded weight only the surviving blocks are stored, and constant nodes
-rebuild the dense weight when the session loads. *Lowering*, what runs: ``dense`` (one matrix product) for
-folded layers, ``factors`` (the layer's own evaluation, on operands computed once) for factored ones. Standard
-operators only.
+Two decisions a layer. *Storage*: of a weight that runs dense only the surviving blocks are stored, and constant nodes
+rebuild it when the session loads. *Lowering*, what runs: ``dense`` (one matrix product), ``blocks`` (gathers and
+batched products of the surviving blocks) or ``factors`` (the layer's own evaluation on operands computed once).
+Standard operators only. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` finds its linear maps,
+``tuning`` chooses, ``rewrite`` lowers, ``pipeline`` writes, verifies and times.
 """
 
 from kronfx.deploy.export import export
 from kronfx.deploy.read import read
 from kronfx.deploy.records import ExportedLayer, ExportReport, OnnxSummary
+from kronfx.deploy.sparsify import sparsify
+from kronfx.deploy.timings import Timings
+from kronfx.deploy.tuning import checked
 
-__all__ = ["ExportReport", "ExportedLayer", "OnnxSummary", "export", "read"]
+__all__ = ["ExportReport", "ExportedLayer", "OnnxSummary", "Timings", "checked", "export", "read", "sparsify"]

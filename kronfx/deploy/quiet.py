@@ -13,14 +13,14 @@ from rich.console import Console
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
+def progress(verb: str = "export") -> Iterator[Callable[[str], None]]:
     """A function that names the step under way; it draws on stderr, and only if that is a terminal."""
     console = Console(file=sys.stderr)
     if not (sys.stderr and sys.stderr.isatty()):
         yield lambda _: None
         return
-    with console.status("export") as status:
-        yield lambda step: status.update(f"export: {step}")
+    with console.status(verb) as status:
+        yield lambda step: status.update(f"{verb}: {step}")
 
 
 @contextmanager

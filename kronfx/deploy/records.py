@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any
 
+from kronfx.deploy.timings import Timings
 from kronfx.records import Lowering
 from kronfx.tables import percent, render
 
@@ -34,13 +35,28 @@ class ExportedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """Median seconds of one run at a ``batch`` (None: fixed sizes): of the dense file, and of the one written."""
+
+    batch: int | None
+    dense: float
+    seconds: float
+
+
+def _times(run: Latency) -> str:
+    return f"{run.dense / run.seconds:.2f}x"
+
+
+@dataclass(frozen=True, slots=True)
 class ExportReport:
     """What :func:`kronfx.deploy.export` wrote.
 
-    ``bytes`` is the size of the whole file. ``max_error`` is the largest ``max|y - y_ref| / max(1,
-    max|y_ref|)`` over all outputs and verified ``batch_sizes``, ``tolerance`` what it was held to,
-    ``load_seconds`` how long onnxruntime took to load the file; None, and no batch sizes, where verification
-    was declined.
+    ``bytes`` is the size of the file, its external data included, ``dense_bytes`` that of the same model with every
+    weight stored and run dense. ``max_error`` is the largest ``max|y - y_ref| / max(1, max|y_ref|)`` over all outputs
+    and verified ``batch_sizes``, ``tolerance`` what it was held to; None where verification was declined.
+    ``load_seconds``, ``dense_load_seconds`` and ``latency`` are onnxruntime's, dense and as written; ``runtime`` says
+    what verified. ``timings`` holds what was timed to choose the lowerings, and can be handed to the next export.
+    ``notes`` are sentences on what was left alone.
     """
 
     path: str
@@ -50,22 +66,44 @@ class ExportReport:
     max_error: float | None = None
     tolerance: float | None = None
     load_seconds: float | None = None
+    dense_bytes: int | None = None
+    dense_load_seconds: float | None = None
+    latency: tuple[Latency, ...] = ()
+    timings: Timings = field(default_factory=Timings)
+    runtime: str = "onnxruntime"
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        return f"{layer_table(f'export: {self.path}, {self.bytes:,} bytes', self.layers)}\n\n{self._verdict()}"
+        parts = [layer_table(f"export: {self.path}, {self.bytes:,} bytes", self.layers), self._verdict()]
+        if self.latency:
+            parts.append(self._gain())
+        return "\n\n".join([*parts, *self.notes])
 
     def _verdict(self) -> str:
-        if self.max_error is None or self.tolerance is None or self.load_seconds is None:
+        if self.max_error is None or self.tolerance is None:
             return "not verified"
-        sizes = ", ".join(map(str, self.batch_sizes)) or "that of the example"
+        sizes = f"batch sizes {', '.join(map(str, self.batch_sizes))}" if self.batch_sizes else "the example's sizes"
+        load = "" if self.load_seconds is None else f", loads in {1000 * self.load_seconds:.0f} ms"
         return (
-            f"verified in onnxruntime, batch sizes {sizes}: relative error {self.max_error:.1e} "
-            f"(tolerance {self.tolerance:.0e}), loads in {1000 * self.load_seconds:.0f} ms"
+            f"verified in {self.runtime}, {sizes}: relative error {self.max_error:.1e} "
+            f"(tolerance {self.tolerance:.0e}){load}"
         )
+
+    def _gain(self) -> str:
+        rows: list[tuple[str, str, str, str]] = [
+            (f"batch {run.batch or 'fixed'}", f"{1000 * run.dense:.2f} ms", f"{1000 * run.seconds:.2f} ms", _times(run))
+            for run in self.latency
+        ]
+        if self.dense_load_seconds and self.load_seconds:
+            dense, load = self.dense_load_seconds, self.load_seconds
+            rows.append(("load", f"{1000 * dense:.0f} ms", f"{1000 * load:.0f} ms", f"{dense / load:.2f}x"))
+        if self.dense_bytes:
+            rows.append(("bytes", f"{self.dense_bytes:,}", f"{self.bytes:,}", f"{self.dense_bytes / self.bytes:.2f}x"))
+        return render("against the dense file, in onnxruntime", ("", "dense", "this file", "gain"), rows)
 
 
 @dataclass(frozen=True, slots=True)

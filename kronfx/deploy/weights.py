@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
+from kronfx.deploy.builder import Array
 from kronfx.deploy.storage import survivors
 from kronfx.records import KroneckerShape
 
@@ -31,7 +29,7 @@ class Match:
     transposed: bool
 
     @property
-    def array(self) -> np.ndarray[Any, Any]:
+    def array(self) -> Array:
         """The constant, turned to ``[m, n]``."""
         stored = tensor_of(self.value).numpy()
         return stored.T if self.transposed else stored
@@ -44,18 +42,16 @@ class Weights:
         self.matrices = [value for value in graph.initializers.values() if _is_matrix(value)]
         self._by_value: dict[_Key, list[ir.Value]] = {}
         for value in self.matrices:
-            tensor = tensor_of(value)
-            self._by_value.setdefault(_key(tuple(tensor.shape.numpy()), tensor.tobytes()), []).append(value)
+            self._by_value.setdefault(content(tensor_of(value).numpy()), []).append(value)
 
-    def equal(self, matrix: Tensor) -> list[Match]:
-        """Every constant that holds ``matrix [m, n]`` or its transpose, bit by bit."""
-        matrix = matrix.detach().cpu()
-        upright = [Match(value, False) for value in self._by_value.get(_tensor_key(matrix), [])]
-        turned = [Match(value, True) for value in self._by_value.get(_tensor_key(matrix.T), [])]
+    def equal(self, W: Array) -> list[Match]:
+        """Every constant that holds ``W [m, n]`` or its transpose, bit by bit."""
+        upright = [Match(value, False) for value in self._by_value.get(content(W), [])]
+        turned = [Match(value, True) for value in self._by_value.get(content(W.T), [])]
         taken = {match.value for match in upright}
         return upright + [match for match in turned if match.value not in taken]
 
-    def alike(self, mask: np.ndarray[Any, Any], shape: KroneckerShape) -> Iterator[Match]:
+    def alike(self, mask: Array, shape: KroneckerShape) -> Iterator[Match]:
         """Every constant of this shape whose zero blocks are exactly those of ``mask [m1, n1]``."""
         for value in self.matrices:
             for transposed, dims in ((False, (shape.m, shape.n)), (True, (shape.n, shape.m))):
@@ -78,10 +74,6 @@ def _is_matrix(value: ir.Value) -> bool:
     return tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
 
 
-def _tensor_key(matrix: Tensor) -> _Key:
-    flat = matrix.contiguous().flatten().view(torch.uint8)
-    return _key(tuple(matrix.shape), flat.numpy().tobytes())
-
-
-def _key(dims: tuple[int, ...], content: bytes) -> _Key:
-    return dims, hashlib.blake2b(content, digest_size=16).digest()
+def content(array: Array) -> _Key:
+    """What tells arrays apart: the shape and a digest of the bytes."""
+    return array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()

@@ -117,6 +117,9 @@ def discover(model: nn.Module, untie: bool = False) -> Discovery:
     """
     weights = list(_weights(model))
     tied = {} if untie else _tied(weights)
+    holders: dict[nn.Parameter, list[str]] = {}
+    for weight in weights:
+        holders.setdefault(weight.parameter, []).append(weight.path)
     graphs: dict[int, fx.GraphModule | Untraceable] = {}
     matches: list[Match] = []
     refusals: list[Refusal] = []
@@ -127,7 +130,7 @@ def discover(model: nn.Module, untie: bool = False) -> Discovery:
                 graphs[id(weight.owner)] = trace_owner(weight.owner)
             found = _match(weight, graphs[id(weight.owner)])
         if isinstance(found, Match):
-            matches.append(found)
+            matches.append(_sharing(found, holders[weight.parameter]))
         else:
             dims = () if _is_lazy(weight.parameter) else tuple(weight.parameter.shape)
             refusals.append(Refusal(site_name(weight.path), type(weight.owner).__name__, dims, str(found)))
@@ -183,6 +186,13 @@ def _tied(weights: list[_Weight]) -> dict[str, str]:
             tied.setdefault(first[key], weight.path)
         first.setdefault(key, weight.path)
     return tied
+
+
+def _sharing(match: Match, paths: list[str]) -> Match:
+    """With what the site says of the other names of its weight, if it has any."""
+    if len(paths) == 1:
+        return match
+    return replace(match, site=replace(match.site, shared=site_name(paths[0]), sharers=len(paths)))
 
 
 def _unfit(weight: _Weight, tied: dict[str, str]) -> str | None:

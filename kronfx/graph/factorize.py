@@ -7,6 +7,7 @@ modules swapped, which may not: a model is rewritten whole or not at all, in pla
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, cast, get_args
 
 import torch
@@ -34,6 +35,7 @@ Init = Literal["random", "nearest"]
 
 MARK = "kronfx"  # node.meta[MARK] is the name of the site a node belongs to
 MARK_CONVOLUTION = "kronfx_convolution"  # the Convolution of a node that belongs to one
+MARK_FEATURES = "kronfx_features"  # (m, n) of a padded layer, else None
 MARK_CALL = "kronfx_call"  # and which of that site's calls, where a shared layer has several
 
 
@@ -96,7 +98,7 @@ def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, list[Choice]]]:
                 "the planned size",
                 remedy,
             )
-        _check_choice(choice)
+        _check_choice(replace(choice, site=match.site))  # by what the model is, whatever the plan was made for
         chosen.setdefault(choice.site.name, (match, []))[1].append(choice)
     return list(chosen.values())
 
@@ -105,11 +107,13 @@ def _check_choice(choice: Choice) -> None:
     """A plan is an editable value: what was edited must still be possible."""
     shape, site = choice.shape, choice.site
     sizes = (shape.m1, shape.n1, shape.m2, shape.n2)
-    if (shape.m, shape.n) != (site.m, site.n) or min(sizes) < 1 or shape.n2 % site.taps:
+    rows, columns = choice.padding
+    fits = 0 <= rows < shape.m2 and 0 <= columns < shape.n2 and (site.taps == 1 or choice.padding == (0, 0))
+    if not fits or min(sizes) < 1 or shape.n2 % site.taps:
         raise FactorizeError(
             site.label,
             f"the blocks {shape} give {shape.m}x{shape.n}",
-            "m1 m2 = m and n1 n2 = n",
+            "m1 m2 = m and n1 n2 = n, or less than one block more",
             "choose dividing blocks",
         )
     if not 1 <= choice.rank <= shape.max_rank:
@@ -153,7 +157,8 @@ def _empty(match: Match, choice: Choice, W: torch.Tensor) -> KroneckerLinear:
     how = (choice.shape, choice.rank, choice.evaluation)
     if match.convolution is not None:
         return KroneckerConv(*how, match.convolution, False, W.device, W.dtype)
-    return KroneckerLinear(*how, False, W.device, W.dtype, tuple(W.shape[:-2]))
+    features = (choice.site.m, choice.site.n) if any(choice.padding) else None
+    return KroneckerLinear(*how, False, W.device, W.dtype, tuple(W.shape[:-2]), features)
 
 
 def _require_values(match: Match, W: torch.Tensor) -> None:

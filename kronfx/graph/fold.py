@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
 import torch
 from torch import Tensor, fx, nn
 
-from kronfx import kron
 from kronfx.errors import FoldError
 from kronfx.graph.discover import attribute
-from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION
+from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION, MARK_FEATURES
 from kronfx.graph.swap import copied, swap
 from kronfx.layers import (
     BlockSparseLinear,
@@ -81,14 +81,15 @@ def _site_weight(name: str, layer: FactoredLayer, threshold: float) -> Tensor:
 
 def _weight(name: str, factors: Factors, threshold: float) -> Tensor:
     """``W [..., m, n]`` without its pruned blocks. Raises FoldError."""
-    shape = factors.shape
-    label = f"{name} ({shape.m}x{shape.n})"
+    m, n = factors.features or (factors.shape.m, factors.shape.n)
+    label = f"{name} ({m}x{n})"
     if factors.S.is_meta:
         raise FoldError(label, "factors on the meta device", "values to multiply out", "load the factors first")
-    S, A, B = factors.S.detach(), factors.A.detach(), factors.B.detach()
-    if not all(bool(torch.isfinite(factor).all()) for factor in (S, A, B)):
+    S = factors.S.detach()
+    trained = replace(factors, S=torch.where(S.abs() > threshold, S, 0), A=factors.A.detach(), B=factors.B.detach())
+    if not all(bool(torch.isfinite(factor).all()) for factor in (S, trained.A, trained.B)):
         raise FoldError(label, "NaN or infinite factors", "finite factors", "train again from an earlier checkpoint")
-    W = kron.materialize(torch.where(S.abs() > threshold, S, 0), A, B).contiguous()
+    W = trained.materialize().contiguous()
     return W.requires_grad_(factors.S.requires_grad)
 
 
@@ -132,7 +133,7 @@ def fold_subgraphs(module: fx.GraphModule, site: str, calls: list[list[fx.Node]]
             "fold the model before that pass, then take its graph",
         )
     values = {name: attribute(module, target) for name, target in read.items()}
-    factors = Factors(values["S"], values["A"], values["B"])
+    factors = Factors(values["S"], values["A"], values["B"], calls[0][0].meta.get(MARK_FEATURES))
     convolution = calls[0][0].meta.get(MARK_CONVOLUTION)
     layer = _folded(_weight(site, factors, threshold), values.get("bias"), factors.shape, convolution)
     holder = read["S"].rpartition(".")[0] or "folded"

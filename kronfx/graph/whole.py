@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from kronfx.errors import GraphError
-from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION
+from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION, MARK_FEATURES
 from kronfx.graph.modes import ModeConstant
 from kronfx.graph.trace import stopping_line
 from kronfx.layers import FOLDED, KroneckerConv, KroneckerLinear, site_name
@@ -99,7 +99,7 @@ def _sites_by_any_path(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
 
 def _marks(site: str, call: object, layer: nn.Module) -> dict[str, Any]:
     """What every node of a subgraph carries."""
-    marks = {MARK: site, MARK_CALL: call}
+    marks = {MARK: site, MARK_CALL: call, MARK_FEATURES: getattr(layer, "features", None)}
     return marks | {MARK_CONVOLUTION: layer.convolution} if isinstance(layer, KroneckerConv) else marks
 
 

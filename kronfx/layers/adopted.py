@@ -62,17 +62,17 @@ def release(owner: nn.Module, name: str, W: Tensor) -> None:
     owner.__class__ = _adopted(base, left, source) if left else base
     value = W.detach().mT.contiguous() if transposed else W.detach().clone()
     owner.register_parameter(name, nn.Parameter(value, requires_grad=W.requires_grad))
-    vars(owner).setdefault(GRIDS, {})[name] = layer.shape, transposed
+    vars(owner).setdefault(GRIDS, {})[name] = layer.shape, transposed, convolution is not None
 
 
 def released(owner: nn.Module) -> dict[str, FoldedWeight]:
     """The folded weights of an owner, by their names in it."""
-    grids: dict[str, tuple[KroneckerShape, bool]] = vars(owner).get(GRIDS, {})
+    grids: dict[str, tuple[KroneckerShape, bool, bool]] = vars(owner).get(GRIDS, {})
     found = {}
-    for name, (shape, transposed) in grids.items():
+    for name, (shape, transposed, is_convolution) in grids.items():
         weight = getattr(owner, name).detach()
         W = weight.mT if transposed else weight
-        found[name] = FoldedWeight(W if W.shape[-2:] == (shape.m, shape.n) else W.flatten(1), shape)
+        found[name] = FoldedWeight(W.flatten(1) if is_convolution else W, shape)
     return found
 
 

@@ -57,10 +57,10 @@ class KroneckerCandidates(nn.Module):
 
     @property
     def shape(self) -> KroneckerShape:
-        """The finest grid: the blocks of every ``W^(k)`` are whole numbers of its blocks."""
+        """The finest grid: the blocks of every ``W^(k)`` are whole numbers of its blocks, those beyond ``W`` aside."""
         shapes = [layer.shape for layer in self.candidates]
         m2, n2 = math.gcd(*(shape.m2 for shape in shapes)), math.gcd(*(shape.n2 for shape in shapes))
-        return KroneckerShape(shapes[0].m // m2, shapes[0].n // n2, m2, n2)
+        return KroneckerShape(-(-self.out_features // m2), -(-self.in_features // n2), m2, n2)
 
     @property
     def convolution(self) -> Convolution | None:

@@ -15,11 +15,15 @@ from kronfx.records import Evaluation, KroneckerShape
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The trained factors of one site: ``S [m1, n1]``, ``A [r, m1, n1]``, ``B [r, m2, n2]`` (live, not copies)."""
+    """The trained factors of one site: ``S [m1, n1]``, ``A [r, m1, n1]``, ``B [r, m2, n2]`` (live, not copies).
+
+    ``features``: ``(m, n)`` of a ``W`` that is smaller than ``m1 m2 x n1 n2``; what is beyond is sliced off.
+    """
 
     S: Tensor
     A: Tensor
     B: Tensor
+    features: tuple[int, int] | None = None
 
     @property
     def shape(self) -> KroneckerShape:
@@ -33,7 +37,8 @@ class Factors:
 
     def materialize(self) -> Tensor:
         """``W [m, n] = sum_i (S * A_i) kron B_i``."""
-        return kron.materialize(self.S, self.A, self.B)
+        W = kron.materialize(self.S, self.A, self.B)
+        return W if self.features is None else W[..., : self.features[0], : self.features[1]]
 
 
 class KroneckerLinear(nn.Module):
@@ -42,7 +47,8 @@ class KroneckerLinear(nn.Module):
 
     It answers ``weight``, ``in_features`` and ``out_features`` as the layer it replaces did; ``weight`` is computed
     at each reading, so writing into it changes nothing. With a ``stack`` of leading axes (experts) every factor, ``W``
-    and ``x [*stack, N, n]`` have them too.
+    and ``x [*stack, N, n]`` have them too. A padded layer has ``features = (m, n)`` smaller than its blocks make: ``x``
+    gets zeros for the surplus columns, ``y`` loses the surplus rows, and so does ``W``.
     """
 
     bias: nn.Parameter | None
@@ -57,18 +63,20 @@ class KroneckerLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         stack: tuple[int, ...] = (),
+        features: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.rank, self.evaluation, self.stack = shape, rank, evaluation, stack
+        self.features = features
         self.S = nn.Parameter(torch.empty(*stack, shape.m1, shape.n1, device=device, dtype=dtype))
         self.A = nn.Parameter(torch.empty(*stack, rank, shape.m1, shape.n1, device=device, dtype=dtype))
         self.B = nn.Parameter(torch.empty(*stack, rank, shape.m2, shape.n2, device=device, dtype=dtype))
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(shape.m, device=device, dtype=dtype)) if bias else None
+            "bias", nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         )
         self.reset_factors()
         if self.bias is not None:
-            nn.init.uniform_(self.bias, -1 / math.sqrt(shape.n), 1 / math.sqrt(shape.n))
+            nn.init.uniform_(self.bias, -1 / math.sqrt(self.in_features), 1 / math.sqrt(self.in_features))
 
     @torch.no_grad()
     def reset_factors(self, std: float | None = None) -> None:
@@ -84,7 +92,7 @@ class KroneckerLinear(nn.Module):
         is that of their relative rates; 1/9, 1 and 9 gave, linear 10x784 on MNIST, half of the 5x28 blocks zero, means
         of 3 seeds: 57.9, 57.2, 58.8 (rank 1), 76.9, 76.8, 77.8 (rank 2), 86.2, 87.2, 87.3 (rank 4).
         """
-        std = 1 / math.sqrt(3 * self.shape.n) if std is None else std
+        std = 1 / math.sqrt(3 * self.in_features) if std is None else std
         entries = math.prod(self.shape.block)
         precise = torch.promote_types(self.B.dtype, torch.float32)
         A, B = (torch.randn_like(factor, dtype=precise) for factor in (self.A, self.B))
@@ -112,17 +120,17 @@ class KroneckerLinear(nn.Module):
     @property
     def in_features(self) -> int:
         """``n``."""
-        return self.shape.n
+        return self.shape.n if self.features is None else self.features[1]
 
     @property
     def out_features(self) -> int:
         """``m``."""
-        return self.shape.m
+        return self.shape.m if self.features is None else self.features[0]
 
     @property
     def factors(self) -> Factors:
         """The live factors as one value."""
-        return Factors(self.S, self.A, self.B)
+        return Factors(self.S, self.A, self.B, self.features)
 
     @property
     def weight(self) -> Tensor:
@@ -147,7 +155,15 @@ class KroneckerLinear(nn.Module):
         if self.evaluation == "materialize" or (isinstance(x, Tensor) and x.is_nested):
             return F.linear(x, self.weight, self.bias)
         evaluate = kron.a_first if self.evaluation == "a_first" else kron.b_first
-        y = evaluate(x, self.S, self.A, self.B, self.shape, self.rank)
+        return self.finished(evaluate(self.widened(x), self.S, self.A, self.B, self.shape, self.rank))
+
+    def widened(self, x: Tensor) -> Tensor:
+        """``x [..., n]`` with zeros for the surplus columns of a padded layer."""
+        return x if self.features is None else F.pad(x, (0, self.shape.n - self.features[1]))
+
+    def finished(self, y: Tensor) -> Tensor:
+        """``y [..., m]`` of the products without the surplus rows of a padded layer, with the bias."""
+        y = y if self.features is None else y[..., : self.features[0]]
         # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
@@ -162,7 +178,10 @@ class KroneckerLinear(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class FoldedWeight:
-    """A block-sparse ``W [..., m, n]`` and its grid; of a convolution the unrolled ``[m, channels taps]``."""
+    """A block-sparse ``W [..., m, n]`` and its grid; of a convolution the unrolled ``[m, channels taps]``.
+
+    The last blocks of a padded grid reach beyond ``W``.
+    """
 
     weight: Tensor
     shape: KroneckerShape
@@ -170,7 +189,7 @@ class FoldedWeight:
     @property
     def blocks(self) -> int:
         """How many blocks it has."""
-        return self.weight.numel() // (self.shape.m2 * self.shape.n2)
+        return self.weight.shape[:-2].numel() * self.shape.blocks
 
     def zero_blocks(self) -> int:
         """How many of them are exactly zero."""
@@ -185,7 +204,7 @@ class BlockSparseLinear(nn.Linear):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, shape: KroneckerShape) -> None:
-        super().__init__(shape.n, shape.m, bias=bias is not None, device="meta")
+        super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         self.shape = shape
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
         if bias is not None:

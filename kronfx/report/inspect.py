@@ -57,8 +57,8 @@ def _of_model(model: nn.Module) -> Report:
         Layer(
             name,
             "factored",
-            layer.shape.m,
-            layer.shape.n,
+            layer.out_features,
+            layer.in_features,
             layer.shape.block,
             layer.rank,
             layer.evaluation,
@@ -73,8 +73,8 @@ def _of_model(model: nn.Module) -> Report:
         Layer(
             name,
             "folded",
-            layer.shape.m,
-            layer.shape.n,
+            layer.weight.shape[-2],
+            layer.weight.shape[-1],
             layer.shape.block,
             None,
             "linear",

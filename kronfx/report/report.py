@@ -54,15 +54,15 @@ class Layer:
 
     @property
     def blocks(self) -> int | None:
-        """How many blocks the weight has."""
-        return None if self.block is None else self.dense // (self.block[0] * self.block[1])
+        """How many blocks the weight has; those of a padded grid reach beyond it."""
+        return None if self.block is None else self.stack * -(-self.m // self.block[0]) * -(-self.n // self.block[1])
 
     def cells(self) -> tuple[object, ...]:
         """The row under ``HEADERS``."""
         grid = of = zero = None
         if self.block is not None:
             grid, of = (
-                f"{self.m // self.block[0]}x{self.n // self.block[1]}",
+                f"{-(-self.m // self.block[0])}x{-(-self.n // self.block[1])}",
                 f"{self.block[0]}x{self.block[1]}",
             )
         if self.zero_blocks is not None and self.blocks is not None:

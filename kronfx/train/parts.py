@@ -26,7 +26,7 @@ class FactoredPart:
     @property
     def label(self) -> str:
         """The site and its size."""
-        return f"{self.name} ({self.layer.shape.m}x{self.layer.shape.n})"
+        return f"{self.name} ({self.layer.out_features}x{self.layer.in_features})"
 
     @property
     def parameter(self) -> nn.Parameter:

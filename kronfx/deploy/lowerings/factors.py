@@ -1,74 +1,88 @@
-"""``factors``: the layer's own evaluation, on operands computed once; nothing is left to do on the parameters."""
+"""``factors``: the layer's own evaluation on stored operands, feature-major: nothing is transposed, all else are views.
+
+``x [..., n, S]`` with ``n = n1 n2``; ``left`` and ``right`` are those of ``kronfx.kron``:
+
+- ``a_first``: ``left [m1 r, n1] @ x [n1, n2 S]`` -> view ``[m1, r n2, S]``, ``right^T [m2, r n2] @`` -> ``[m1, m2, S]``
+- ``b_first``: ``right^T [r m2, n2] @ x [n1, n2, S]`` -> view ``[n1 r, m2 S]``, ``left [m1, n1 r] @`` -> ``[m1, m2 S]``
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
-import onnx_ir as ir
-from torch import Tensor, nn
-
+from kronfx import cost as work
 from kronfx import kron
-from kronfx.deploy.records import ExportedLayer
-from kronfx.deploy.weights import Weights, tensor_of
-from kronfx.layers import KroneckerLinear
+from kronfx.deploy.builder import Array
+from kronfx.deploy.features import Feature, Layouts
+from kronfx.deploy.inputs import array_of
+from kronfx.deploy.layers import Layer
+from kronfx.deploy.lowerings import price
+from kronfx.layers import Factors
+from kronfx.records import Evaluation
 
 
-class StoredFactors(KroneckerLinear):
-    """``y [..., m] = x [..., n] W^T + bias`` by two products with the constants ``left`` and ``right``.
-
-    ``a_first``: ``left [m1 r, n1]``, ``right [r n2, m2]``; ``b_first``: ``left [m1, n1 r]``, ``right [n2, r m2]`` (see
-    ``kronfx.kron``). Being a factored layer, it answers all that other modules ask of the one it stands for; its
-    ``weight`` is a constant too, in the file only if someone asks (``nn.MultiheadAttention`` never calls ``out_proj``).
-    """
-
-    left: Tensor
-    right: Tensor
-    dense: Tensor
-
-    def __init__(self, layer: KroneckerLinear) -> None:
-        super().__init__(layer.shape, layer.rank, layer.evaluation, layer.bias is not None, device="meta")
-        self.S, self.A, self.B = (nn.Parameter(factor.detach()) for factor in (layer.S, layer.A, layer.B))
-        if layer.bias is not None:
-            self.bias = nn.Parameter(layer.bias.detach())
-        operands = kron.a_first_operands if self.evaluation == "a_first" else kron.b_first_operands
-        left, right = operands(self.S.detach(), self.A.detach(), self.B.detach())
-        self.register_buffer("left", left.contiguous())
-        self.register_buffer("right", right.contiguous())
-        self.register_buffer("dense", layer.weight.detach())
-
-    @property
-    def weight(self) -> Tensor:
-        """``W [m, n]``, materialized once."""
-        return self.dense
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``x [..., n] -> [..., m]``."""
-        evaluate = kron.apply_a_first if self.evaluation == "a_first" else kron.apply_b_first
-        y = evaluate(x, self.left, self.right, self.shape, self.rank)
-        return y if self.bias is None else y + self.bias
+def fits(layer: Layer) -> bool:
+    """Where the factors and the axes of ``x`` are known and forming ``W`` is not the cheapest way to use them."""
+    if (layer.linear.rank or 0) < 2:
+        return False
+    return layer.known is not None and layer.known.factors is not None and layer.known.evaluation != "materialize"
 
 
-def module(layer: KroneckerLinear) -> StoredFactors:
-    """The evaluation of a factored layer on stored operands."""
-    return StoredFactors(layer)
+def stored(layer: Layer) -> int:
+    """Bytes of ``left`` and ``right``."""
+    left, right = _operands(layer)
+    return left.nbytes + right.nbytes
 
 
-def settle(graph: ir.Graph, modules: Mapping[str, StoredFactors]) -> tuple[ExportedLayer, ...]:
-    """The operands are stored as they are: only find them."""
-    weights = Weights(graph)
-    counted: set[ir.Value] = set()
-    layers = []
-    for site, stored in modules.items():
-        operands = {match.value for matrix in (stored.left, stored.right) for match in weights.equal(matrix)}
-        if operands:
-            bytes_stored = sum(tensor_of(value).nbytes for value in operands - counted)
-            layers.append(_layer(site, stored, bytes_stored))
-            counted |= operands
-    return tuple(layers)
+def cost(layer: Layer, rows: int) -> float:
+    """Multiply-adds of the evaluation, what its intermediate and its layouts cost, five nodes."""
+    counted = work.work(layer.shape, _rank(layer), rows, _evaluation(layer))
+    moved = price.ENTRY * counted.intermediate + price.TRANSPOSED * rows * (layer.shape.m + layer.shape.n)
+    return price.SMALL * counted.forward + price.WEIGHT * stored(layer) / layer.itemsize + moved + 5 * price.NODE
 
 
-def _layer(site: str, layer: KroneckerLinear, stored: int) -> ExportedLayer:
-    shape, dense = layer.shape, layer.shape.m * layer.shape.n * layer.A.element_size()
-    return ExportedLayer(
-        site, shape.m, shape.n, shape.block, "factors", layer.zero_blocks(), shape.blocks, dense, stored
-    )
+def emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
+    """``W x`` by two products."""
+    build, shape, r = layouts.build, layer.shape, _rank(layer)
+    left, right = _operands(layer)
+    x = layouts.in_order(x)
+    if layer.is_padded:
+        ends = build.integers(*(0,) * x.rank, *x.prefix, shape.n - x.channels, 0)
+        x = replace(x, value=build.op("Pad", x.value, ends), channels=shape.n)
+    A = build.constant(f"{layer.name}/left", left)
+    B = build.constant(f"{layer.name}/right", right.T)
+    if _evaluation(layer) == "a_first":
+        mixed = build.op("MatMul", A, build.op("Reshape", x.value, build.integers(*x.prefix, shape.n1, -1)))
+        first = build.op("Reshape", mixed, build.integers(*x.prefix, shape.m1, r * shape.n2, -1))
+        y = build.op("MatMul", B, first)
+    else:
+        tiles = build.op("MatMul", B, build.op("Reshape", x.value, build.integers(*x.prefix, shape.n1, shape.n2, -1)))
+        y = build.op("MatMul", A, build.op("Reshape", tiles, build.integers(*x.prefix, shape.n1 * r, -1)))
+    m, axis = layer.kept.dims[0], x.rank - 2
+    y = build.op("Reshape", y, build.integers(*x.prefix, shape.m, -1))
+    if layer.is_padded:
+        y = build.op("Slice", y, build.integers(0), build.integers(m), build.integers(axis))
+    return Feature(y, x.rank, m)
+
+
+def _operands(layer: Layer) -> tuple[Array, Array]:
+    factors = _factors(layer)
+    operands = kron.a_first_operands if _evaluation(layer) == "a_first" else kron.b_first_operands
+    left, right = operands(factors.S.detach(), factors.A.detach(), factors.B.detach())
+    dtype = layer.linear.stored.dtype
+    return array_of(left).astype(dtype), array_of(right).astype(dtype)
+
+
+def _rank(layer: Layer) -> int:
+    return _factors(layer).rank
+
+
+def _factors(layer: Layer) -> Factors:
+    known = layer.known
+    if known is None or known.factors is None:
+        raise ValueError(f"{layer.name} has no factors")  # fits() says so
+    return known.factors
+
+
+def _evaluation(layer: Layer) -> Evaluation:
+    return layer.known.evaluation if layer.known is not None else "materialize"

@@ -1,0 +1,135 @@
+"""A linear map of the graph with what its lowerings need: the grid, the survivors, the factors if they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from kronfx.deploy.builder import Array
+from kronfx.deploy.grid import grid_of
+from kronfx.deploy.linear import Linear, find
+from kronfx.deploy.storage import Survivors, survivors
+from kronfx.deploy.weights import Weights, tensor_of
+from kronfx.layers import Factors
+from kronfx.records import Evaluation, KroneckerShape
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a weight beforehand: its site, its grid, and its factors where it was trained as such."""
+
+    site: str
+    shape: KroneckerShape
+    W: Array
+    factors: Factors | None = None
+    evaluation: Evaluation = "materialize"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight."""
+
+    linear: Linear
+    name: str
+    shape: KroneckerShape
+    known: Known | None = None
+
+    @cached_property
+    def kept(self) -> Survivors:
+        """The surviving blocks of ``W``."""
+        return survivors(self.linear.W, self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry of the stored weight."""
+        return int(self.linear.stored.dtype.itemsize)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Size of the dense ``W``."""
+        m, n = self.kept.dims
+        return m * n * self.itemsize
+
+    @property
+    def is_padded(self) -> bool:
+        """True where the last blocks of the grid reach beyond ``W``."""
+        return self.kept.dims != (self.shape.m, self.shape.n)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A known weight that no linear map of the graph reads: stored as its surviving blocks all the same."""
+
+    known: Known
+    value: ir.Value
+    turned: bool
+
+    @cached_property
+    def kept(self) -> Survivors:
+        """The surviving blocks of ``W``."""
+        stored = tensor_of(self.value).numpy()
+        return survivors(stored.T if self.turned else stored, self.known.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that a graph holds of linear maps."""
+
+    layers: tuple[Layer, ...]
+    held: tuple[Held, ...] = ()
+
+
+def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int, int] | None = None) -> Found:
+    """Every linear map, with its grid: the one that is known, ``block`` where it fits, else the detected one.
+
+    Known weights are found by value; else, by their pattern of zero blocks, in a constant nobody else claims. What was
+    rescaled on the way (a batch norm fused into it) is found by its pattern, and has no factors any more.
+    """
+    matched = _matched(graph, known)
+    layers: list[Layer] = []
+    shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
+    for linear in find(graph):
+        match, key = matched.get(linear.weight), (linear.weight, linear.turned)
+        told = match.known if match is not None and _is_upright(match, linear) else None
+        if key not in shapes:
+            flipped = _transposed(match.known.shape) if match is not None else None
+            shapes[key] = told.shape if told else flipped or grid_of(linear.W, block)
+        name = told.site if told else linear.site or "weight"
+        other = any(weight is linear.weight and turned != linear.turned for weight, turned in shapes)
+        layers.append(Layer(linear, f"{name}/transposed" if other and not told else name, shapes[key], told))
+    read = {layer.linear.weight for layer in layers}
+    return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in read))
+
+
+def _is_upright(match: Held, linear: Linear) -> bool:
+    """The product is with the known ``W``, not with its transpose; those may be equal."""
+    return match.turned == linear.turned or np.array_equal(match.known.W, linear.W)
+
+
+def _transposed(shape: KroneckerShape) -> KroneckerShape:
+    return KroneckerShape(shape.n1, shape.m1, shape.n2, shape.m2)
+
+
+def _matched(graph: ir.Graph, known: Sequence[Known]) -> dict[ir.Value, Held]:
+    weights = Weights(graph)
+    found: dict[ir.Value, Held] = {}
+    missing = []
+    for entry in known:
+        equal = weights.equal(entry.W)
+        for match in equal:
+            found.setdefault(match.value, Held(entry, match.value, match.transposed))
+        if not equal:
+            missing.append(entry)
+    for entry in missing:
+        mask = survivors(entry.W, entry.shape).mask
+        if mask.all():
+            continue
+        for match in weights.alike(mask, entry.shape):
+            if match.value not in found:
+                found[match.value] = Held(replace(entry, factors=None), match.value, match.transposed)
+                break
+    return found

@@ -1,0 +1,148 @@
+"""The pass: every linear map of a graph gets its lowering, and what lies between them the layout that suits both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from kronfx.deploy.builder import Builder
+from kronfx.deploy.features import Feature, Layouts
+from kronfx.deploy.layers import Found, Layer
+from kronfx.deploy.linear import Linear
+from kronfx.deploy.lowerings import LOWERINGS
+from kronfx.deploy.rules import RULES, column
+from kronfx.deploy.storage import Survivors, store
+from kronfx.deploy.weights import Weights, tensor_of
+from kronfx.records import Lowering
+
+SHORT = 32  # a sequence of fixed length below this is not worth products of its own: all rows go into one
+
+
+def rewrite(model: ir.Model, found: Found, chosen: Mapping[ir.Node, Lowering]) -> None:
+    """Lower each layer's node as chosen, in place, front to back; store what remains dense as its surviving blocks."""
+    _lower(model.graph, {layer.linear.node: layer for layer in found.layers}, chosen)
+    RemoveUnusedNodesPass()(model)
+    _store(model.graph, found)
+
+
+def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering]) -> None:
+    build = Builder(graph)
+    layouts = Layouts(build)
+    replaced: list[ir.Node] = []
+    for node in list(graph):
+        build.anchor = node
+        emit = LOWERINGS[chosen[node]].emit if node in chosen else None
+        if node in layouts.skipped:
+            replaced.append(node)
+        elif emit is not None:
+            _emit(layouts, layers[node], emit)
+            replaced.append(node)
+        elif any(layouts.is_lazy(value) for value in _read(node)):
+            rule = RULES.get(node.op_type) if node.domain == "" else None
+            if rule is not None and any(map(layouts.is_lazy, node.inputs)) and rule(layouts, node):
+                replaced.append(node)
+            else:
+                for value in list(_read(node)):
+                    layouts.rows(value)
+    build.anchor = None
+    for value in list(graph.outputs):
+        layouts.rows(value)
+    for node in reversed(replaced):
+        graph.remove(node, safe=True)
+    graph.sort()  # what quantizes a value may have moved behind nodes that read its scale
+
+
+def _emit(layouts: Layouts, layer: Layer, emit: Callable[[Layouts, Layer, Feature], Feature]) -> None:
+    linear = layer.linear
+    x = _input(layouts, linear)
+    y = emit(layouts, layer, x)
+    if linear.bias is not None:
+        if not y.complete:
+            y = layouts.in_order(y)
+        y = replace(y, value=layouts.build.op("Add", y.value, column(layouts, linear.bias, y)))
+    if linear.channels_first:
+        layouts.alias(linear.y, _reshaped(layouts, linear, layouts.natural(y)))
+    elif x.rank != linear.rank:
+        rows = layouts.build.op("Transpose", layouts.natural(y), perm=[1, 0])
+        layouts.alias(linear.y, _reshaped(layouts, linear, rows))
+    else:
+        layouts.define(linear.y, y)
+    layouts.skip(*linear.around)
+
+
+def _input(layouts: Layouts, linear: Linear) -> Feature:
+    """``x`` feature-major: as it is, transposed, or all rows of many short sequences as one."""
+    n, rank = linear.W.shape[1], linear.rank or 0
+    if linear.channels_first:
+        value = layouts.row_major(linear.x)
+        flat = value if linear.node.op_type != "Conv" else _reshape(layouts, value, 0, n, -1)
+        return Feature(flat, 3 if linear.node.op_type == "Conv" else rank, n)
+    if rank < 3 or (rank == 3 and not _is_short(linear.x)):
+        return layouts.feature(linear.x, n)
+    rows = _reshape(layouts, layouts.row_major(linear.x), -1, n)
+    return Feature(layouts.build.op("Transpose", rows, perm=[1, 0]), 2, n)
+
+
+def _is_short(value: ir.Value) -> bool:
+    length = value.shape[-2] if value.shape is not None else None
+    return isinstance(length, int) and length < SHORT
+
+
+def _reshaped(layouts: Layouts, linear: Linear, y: ir.Value) -> ir.Value:
+    """``y`` with the axes of ``x`` around the features."""
+    build, rank, m = layouts.build, linear.rank or 0, linear.W.shape[0]
+    if linear.channels_first and linear.node.op_type != "Conv":
+        return y
+    dims = build.op("Shape", layouts.row_major(linear.x))
+    before, after = (1, rank - 2) if linear.channels_first else (rank - 1, 0)
+    parts = [build.op("Slice", dims, build.integers(0), build.integers(before), build.integers(0)), build.integers(m)]
+    if after:
+        parts.append(build.op("Slice", dims, build.integers(2), build.integers(rank), build.integers(0)))
+    return build.op("Reshape", y, build.op("Concat", *parts, axis=0))
+
+
+def _reshape(layouts: Layouts, value: ir.Value, *dims: int) -> ir.Value:
+    return layouts.build.op("Reshape", value, layouts.build.integers(*dims))
+
+
+def _store(graph: ir.Graph, found: Found) -> None:
+    """Constants that are still there are stored as their surviving blocks, equal ones once."""
+    weights = Weights(graph)
+    done: set[ir.Value] = set()
+    for name, value, turned, kept in _constants(found):
+        if value in done or not _is_stored(graph, value) or not kept.pays:
+            continue
+        same = [match.value for match in weights.equal(tensor_of(value).numpy()) if not match.transposed]
+        other = [match.value for match in weights.equal(tensor_of(value).numpy()) if match.transposed]
+        same = [match for match in {value, *same} if _is_stored(graph, match)]
+        other = [match for match in other if _is_stored(graph, match)]
+        done.update(same, other)
+        store(graph, name, kept, *((other, same) if turned else (same, other)))
+
+
+def _constants(found: Found) -> Iterator[tuple[str, ir.Value, bool, Survivors]]:
+    for layer in found.layers:
+        if layer.linear.is_symmetric:
+            yield layer.name, layer.linear.weight, layer.linear.turned, layer.kept
+    for held in found.held:
+        yield held.known.site, held.value, held.turned, held.kept
+
+
+def _is_stored(graph: ir.Graph, value: ir.Value) -> bool:
+    """In the graph still, read by nodes, and not handed out by it."""
+    ours = graph.initializers.get(value.name or "") is value
+    return ours and not value.is_graph_output() and not value.is_graph_input() and bool(value.uses())
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """Everything a node reads, bodies of ``If`` and ``Loop`` included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            body = attribute.as_graph()
+            yield from body.outputs
+            for inner in ir.traversal.RecursiveGraphIterator(body):
+                yield from (value for value in inner.inputs if value is not None)

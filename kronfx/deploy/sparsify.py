@@ -1,0 +1,179 @@
+"""From an ONNX file, whoever wrote it, to a sparse one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+from onnxscript.optimizer import fold_constants
+
+from kronfx.deploy.cases import Case, cases_of_graph, checked_counts
+from kronfx.deploy.grid import checked_block
+from kronfx.deploy.linear import find, is_constant
+from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
+from kronfx.deploy.quiet import progress, silence
+from kronfx.deploy.records import RECORD_KEY, ExportReport
+from kronfx.deploy.trace import reason
+from kronfx.deploy.tuning import checked
+from kronfx.deploy.verify import TOLERANCES, Answer, answers, reference_answers, session
+from kronfx.deploy.weights import tensor_of
+from kronfx.errors import ExportError
+from kronfx.files import destination
+
+OLDEST_OPSET = 13
+_BATCHES = (1, 7, 32)
+
+
+def sparsify(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    *,
+    lowering: str = "auto",
+    block: tuple[int, int] | None = None,
+    tune: bool = True,
+    rows: Sequence[int] = (1, 128),
+    optimize_for: str = "latency",
+    timings: Any = None,
+    verify: bool = True,
+    batch_sizes: Sequence[int] = _BATCHES,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> ExportReport:
+    """Write ``src`` anew, smaller and faster where its weights have zero blocks; see :func:`kronfx.sparsify_onnx`."""
+    target = destination(dst, ExportError)
+    tuning = checked(lowering, tune, rows, optimize_for, timings)
+    grid = checked_block(block)
+    sizes = checked_counts("batch_sizes", batch_sizes, "(1, 7, 32)")
+    if lowering == "factors":
+        remedy = "export the factored model itself with kronfx.export_onnx"
+        raise ExportError("", "no factors in an ONNX file", "a model for lowering='factors'", remedy)
+    with progress("sparsify") as step:
+        step("reading")
+        model, notes = read_model(src)
+        source = Source(model, (), grid, (*notes, *_unfit(model.graph, grid)))
+        proof = _proof(Path(src), model, sizes, example_inputs) if verify else None
+        return deploy(source, target, tuning, proof, step)
+
+
+def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph of a file with everything constant as an initializer, and notes on what is left alone. Raises
+    ExportError."""
+    if not isinstance(src, (str, bytes, os.PathLike)):
+        raise _unreadable(repr(src), f"a {type(src).__name__}")
+    name = os.fsdecode(src)
+    try:
+        model = ir.load(name, format="protobuf")
+    except OSError as error:
+        raise _unreadable(name, f"cannot be read: {error.strerror or error}") from None
+    except (DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(name, f"not in the ONNX format ({type(error).__name__})") from None
+    if not model.ir_version or not len(model.graph):
+        raise _unreadable(name, "no ONNX graph in it")
+    opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", OLDEST_OPSET))
+    if opset < OLDEST_OPSET:
+        remedy = "convert it with onnx.version_converter.convert_version, or export anew"
+        raise ExportError(name, f"opset {opset}", f"opset {OLDEST_OPSET} or later", remedy)
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise _unreadable(name, f"a graph with a circle in it ({error})") from None
+    _require_finite(name, model.graph)
+    model.metadata_props.pop(RECORD_KEY, None)
+    LiftConstantsToInitializersPass()(model)
+    with silence():
+        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_ours)
+        _narrow_indices(model.graph)
+        _forget_placeholders(model.graph)
+        ShapeInferencePass()(model)
+    bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
+    note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
+    return model, (note,) if bodies else ()
+
+
+def _is_ours(node: ir.Node) -> bool | None:
+    """What kronfx spreads a constant with is folded although it makes it larger; None: as ever."""
+    return True if node.op_type in ("ConstantOfShape", "Expand") else None
+
+
+def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:
+    """A note where no weight can be cut into the blocks that were asked for."""
+    if block is None or any(
+        m % block[0] == 0 and n % block[1] == 0 for m, n in (linear.W.shape for linear in find(graph))
+    ):
+        return ()
+    return (f"no weight can be cut into blocks of {block[0]}x{block[1]}: all of them stay dense",)
+
+
+def _narrow_indices(graph: ir.Graph) -> None:
+    """Indices that were folded to 64 bits need 32: a file that is written a second time must not grow."""
+    for node in graph:
+        index = node.inputs[1] if node.op_type == "Gather" and len(node.inputs) == 2 else None
+        if index is None or not is_constant(index) or index.is_graph_output():
+            continue
+        array = tensor_of(index).numpy()
+        only_indices = all(user.op_type == "Gather" and user.inputs[1] is index for user in index.consumers())
+        if array.dtype == np.int64 and only_indices and array.size and abs(array).max() < 2**31:
+            index.const_value = ir.tensor(array.astype(np.int32), name=index.name)
+            index.dtype = ir.DataType.INT32
+
+
+def _forget_placeholders(graph: ir.Graph) -> None:
+    """Drop the shapes in which an earlier inference gave up: the next one would stop where they stand."""
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is not None and any(str(dim).startswith("unk__") for dim in value.shape):
+                value.shape = None
+
+
+def _require_finite(name: str, graph: ir.Graph) -> None:
+    """All tensors can be read, and what products are made with is finite."""
+    weights = {linear.weight for linear in find(graph)}
+    for value in graph.initializers.values():
+        try:
+            array = tensor_of(value).numpy() if value.const_value is not None else np.zeros(0)
+        except (OSError, ValueError) as error:
+            raise _unreadable(name, f"its external data cannot be read: {error}") from None
+        if value in weights and array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float64)).all():
+            remedy = "export a checkpoint from before the training diverged"
+            raise ExportError(value.name or "", "NaN or infinite entries in a weight", "finite weights", remedy)
+
+
+def _proof(src: Path, model: ir.Model, sizes: tuple[int, ...], example: Mapping[str, Any] | None) -> Proof:
+    cases = cases_of_graph(model.graph, sizes, example)
+    kinds = {v.const_value.dtype.name.lower() for v in model.graph.initializers.values() if v.const_value is not None}
+    named = {"float": "float32", "double": "float64"}
+    tolerance = (
+        max((TOLERANCES.get(named.get(kind, kind), 0.0) for kind in kinds), default=0.0) or TOLERANCES["float32"]
+    )
+    brain = "bfloat16" in kinds
+    answer = reference_answers(src) if brain else answers(session(src))
+    usable = [case for case in cases if _runs(answer, case)]
+    if not usable and example is not None:
+        found = f"example_inputs that {src} does not run on ({_why(answer, cases[0])})"
+        raise ExportError("", found, "inputs that it can take", "give an array of the right shape for each input")
+    if not usable:
+        found = f"{src} does not run on random inputs"
+        raise ExportError("", found, "inputs that it can take", "pass example_inputs={name: array, ...}")
+    return proof_of(answer, usable, tolerance, brain)
+
+
+def _runs(answer: Answer, case: Case) -> bool:
+    return not _why(answer, case)
+
+
+def _why(answer: Answer, case: Case) -> str:
+    """What is wrong with an input; empty where nothing is."""
+    try:
+        answer(case)
+    except Exception as error:  # whatever it is, this input is not for this model
+        return reason(error)
+    return ""
+
+
+def _unreadable(name: str, found: str) -> ExportError:
+    return ExportError(name, found, "an ONNX file", "give the path of a file that an exporter wrote")

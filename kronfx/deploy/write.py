@@ -1,0 +1,66 @@
+"""Writing a graph: without what the exporter left in it, with kronfx's record, in one file or with external data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from kronfx.deploy.records import RECORD_KEY, ExportedLayer, to_record
+from kronfx.errors import ExportError
+from kronfx.files import unwritable
+
+PROTOBUF_LIMIT = 2**31 - 1  # bytes: one protobuf message, which an ONNX file is, cannot be larger
+
+
+def stripped(model: ir.Model) -> ir.Model:
+    """The model without stack traces and other leftovers of the export: they are large and name this machine's
+    files."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            _strip_value(value)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for value in (*graph.inputs, *graph.initializers.values()):
+            _strip_value(value)
+    return model
+
+
+def untyped(model: ir.Model) -> ir.Model:
+    """The model without types of initializers, which their tensors tell already."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in set(graph.initializers.values()) - set(graph.outputs) - set(graph.inputs):
+            value.type = value.shape = None
+    return model
+
+
+def signed(model: ir.Model, layers: tuple[ExportedLayer, ...]) -> ir.Model:
+    """The model with kronfx's own record in its metadata."""
+    model.producer_name, model.producer_version = "kronfx", None
+    model.metadata_props[RECORD_KEY] = to_record(layers)
+    return model
+
+
+def save(model: ir.Model, path: Path, limit: int = PROTOBUF_LIMIT) -> int:
+    """Write the model; its weights go into ``<name>.data`` beside it where one file cannot hold them. Returns bytes.
+
+    Raises ExportError where the system refuses.
+    """
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    data = path.with_name(f"{path.name}.data") if size > limit - 2**24 else None  # 16 MiB for everything else
+    try:
+        ir.save(model, path, external_data=None if data is None else data.name)
+    except OSError as refused:
+        target = path.parent.with_name(path.name)  # it lies in a folder of its own until it is whole
+        raise unwritable(target, refused.strerror or str(refused), ExportError) from refused
+    return path.stat().st_size + (data.stat().st_size if data is not None else 0)
+
+
+def _strip_value(value: ir.Value) -> None:
+    value.metadata_props.clear()
+    value.doc_string = None

@@ -1,0 +1,116 @@
+"""Sites + wishes -> Plan: a block shape, a rank and an evaluation for every linear map, or the reason it has none.
+
+A wish is one value for all sites or a mapping from names or globs to values. A site called by its own name must be able
+to grant it; a wish for many (one value, a glob) is refused, with the reason, where it cannot be granted. The planner
+sees sizes only, and energies where it is handed them: a model on the meta device plans in full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from kronfx.errors import PlanError
+from kronfx.planner.budget import Limit, limits_of, within
+from kronfx.planner.choose import DEFAULT_RANK, Energies, Setting, choose_all
+from kronfx.planner.wishes import BlockWish, Names, Overrides, RankWish, Wish, selected, wishes_of
+from kronfx.records import Budget, Choice, Objective, Plan, Rates, Refusal, Site
+from kronfx.solver import Pair
+
+__all__ = ["DEFAULT_RANK", "BlockWish", "Energies", "Limit", "Names", "Overrides", "Pair", "RankWish", "plan_sites"]
+
+Outcome = tuple[Choice, ...] | str  # one for each candidate, or the reason why there is none
+
+
+def plan_sites(
+    sites: Sequence[Site],
+    refusals: Sequence[Refusal],
+    *,
+    rank: RankWish = None,
+    block: BlockWish = None,
+    include: Names = None,
+    exclude: Names = None,
+    rows: int = 512,
+    objective: Objective = "params",
+    min_block: Pair = None,
+    max_block: Pair = None,
+    multiple_of: Pair = None,
+    padding: float = 0.0,
+    max_params: Limit = None,
+    max_flops: Limit = None,
+    overrides: Overrides = None,
+    skip_unprofitable: bool = False,
+    rates: Rates | None = None,
+    types: Mapping[str, type] | None = None,
+    model_parameters: int = 0,
+    energies: Energies | None = None,
+) -> Plan:
+    """Choose for every site (the options: ``kronfx.plan``).
+
+    ``types`` are the classes of the modules that the sites live in, ``model_parameters`` how many the whole model has,
+    ``energies`` what the ranks 1, 2, ... of a shape keep of a site's weight. Raises PlanError.
+    """
+    if type(rows) is not int or rows < 1:
+        raise PlanError("", f"rows={rows!r}", "a positive number of rows", "pass the batch (times sequence) you expect")
+    wanted = selected(sites, types or {}, include, exclude)
+    base = Wish(min_block=min_block, max_block=max_block, multiple_of=multiple_of, padding=padding, objective=objective)
+    wishes = {site.name: wish for site, wish in zip(sites, wishes_of(sites, base, rank, block, overrides))}
+    _require_rates(wishes.values(), rates)
+    _require_possible_rank(sites, rank)
+    setting = Setting(rows, rates, skip_unprofitable, energies)
+    wished = {name: wish for name, wish in wishes.items() if name in wanted}
+    outcomes: dict[str, Outcome] = {}
+    certificate: Budget | None = None
+    if max_params is None and max_flops is None:
+        outcomes = {site.name: choose_all(site, wished[site.name], setting) for site in sites if site.name in wanted}
+    else:
+        _require_single_blocks(sites, wished)
+        limits = limits_of(max_params, max_flops, model_parameters, sites, rows)
+        found, certificate = within(sites, wished, setting, limits, refusals)
+        outcomes = {name: one if isinstance(one, str) else (one,) for name, one in found.items()}
+    return _plan(sites, outcomes, refusals, rows, model_parameters, certificate)
+
+
+def _plan(
+    sites: Sequence[Site],
+    outcomes: Mapping[str, Outcome],
+    refusals: Sequence[Refusal],
+    rows: int,
+    model_parameters: int,
+    certificate: Budget | None,
+) -> Plan:
+    choices: list[Choice] = []
+    refused: list[Refusal] = []
+    for site in sites:
+        outcome = outcomes.get(site.name, "not asked for (include / exclude)")
+        if isinstance(outcome, str):
+            refused.append(Refusal(site.name, site.kind, (site.m, site.n), outcome))
+        else:
+            choices += outcome
+    return Plan(tuple(choices), (*refused, *refusals), rows, model_parameters, certificate)
+
+
+def _require_single_blocks(sites: Sequence[Site], wishes: Mapping[str, Wish]) -> None:
+    for site in (site for site in sites if site.name in wishes and len(wishes[site.name].blocks) > 1):
+        found = f"{len(wishes[site.name].blocks)} candidate blocks under a budget, which chooses one choice a site"
+        raise PlanError(site.label, found, "one block, or none", "leave the candidates or the budget out")
+
+
+def _require_rates(wishes: Iterable[Wish], rates: object) -> None:
+    if rates is not None and not isinstance(rates, Rates):
+        raise PlanError("", f"rates of type {type(rates).__name__}", "kronfx Rates", "pass rates=kronfx.calibrate()")
+    if rates is None and any(wish.objective == "latency" for wish in wishes):
+        found = "objective='latency' without rates"
+        raise PlanError("", found, "the rates of this machine", "pass rates=kronfx.calibrate()")
+
+
+def _require_possible_rank(sites: Sequence[Site], rank: RankWish) -> None:
+    """A rank that no shape of any site can have is a mistake: ``min(m1 n1, m2 n2) <= sqrt(m n)`` always."""
+    highest = max((math.isqrt(site.m * site.n) for site in sites), default=DEFAULT_RANK)
+    if isinstance(rank, int) and rank > max(highest, DEFAULT_RANK):
+        raise PlanError(
+            "",
+            f"rank {rank}",
+            f"a rank of at most min(m1 n1, m2 n2), here never above {highest}",
+            "lower the rank",
+        )

@@ -1,0 +1,45 @@
+"""What two plans do otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kronfx.tables import render
+
+Outcome = tuple[str, int | None]  # in words, and the parameters of a factored layer
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One layer: what the other plan makes of it, and what this one does."""
+
+    site: str
+    before: str
+    after: str
+    parameters_before: int | None
+    parameters_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDifference:
+    """``plan - other``: the layers that the two treat differently."""
+
+    changes: tuple[Change, ...]
+
+    @classmethod
+    def between(cls, after: Mapping[str, Outcome], before: Mapping[str, Outcome]) -> PlanDifference:
+        """The sites whose outcomes differ, in the order of the newer plan."""
+        absent: Outcome = ("not in this plan", None)
+        names = dict.fromkeys([*after, *before])
+        pairs = {name: (before.get(name, absent), after.get(name, absent)) for name in names}
+        return cls(tuple(Change(n, b[0], a[0], b[1], a[1]) for n, (b, a) in pairs.items() if a != b))
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def __str__(self) -> str:
+        if not self.changes:
+            return "the plans do the same"
+        rows = [(c.site, c.before, c.after, c.parameters_before, c.parameters_after) for c in self.changes]
+        return render(f"{len(rows)} layers differ", ("layer", "before", "after", "parameters", "now"), rows)

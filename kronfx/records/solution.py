@@ -1,0 +1,67 @@
+"""The answer of the integer program, with its certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from kronfx.records.shapes import Evaluation, KroneckerShape
+
+Objective = Literal["params", "flops", "training_flops", "latency"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+UNITS: dict[Objective, str] = {
+    "params": "parameters",
+    "flops": "multiply-adds",
+    "training_flops": "multiply-adds of a training step",
+    "latency": "attoseconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerUp:
+    """A shape that was not chosen, and its value."""
+
+    shape: KroneckerShape
+    objective: int
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Answer of the integer program, with its certificate.
+
+    ``objective`` is the optimum, ``lower_bound`` what branch and bound proved no feasible point can beat,
+    ``nodes`` how many nodes it visited, ``feasible`` how many pairs ``(m1, n1)`` there were to look at, over all padded
+    sizes. ``runners_up`` are the next best shapes, best first, ties of the optimum among them. ``measure`` is what was
+    minimized: ``params``, multiply-adds, or attoseconds (``latency``).
+    """
+
+    shape: KroneckerShape
+    rank: int
+    objective: int
+    lower_bound: int
+    nodes: int
+    feasible: int
+    out_features: int
+    in_features: int
+    evaluation: Evaluation
+    measure: Objective = "params"
+    runners_up: tuple[RunnerUp, ...] = ()
+
+    @property
+    def proven(self) -> bool:
+        """True when bound and optimum meet: gap 0."""
+        return self.lower_bound == self.objective
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Surplus rows and columns of the shape."""
+        return self.shape.m - self.out_features, self.shape.n - self.in_features
+
+    def __str__(self) -> str:
+        proof = "proven optimal" if self.proven else f"gap {self.objective - self.lower_bound}"
+        padded = f" (padded to {self.shape.m}x{self.shape.n})" if any(self.padding) else ""
+        return (
+            f"{self.out_features}x{self.in_features} at rank {self.rank}: {self.shape}{padded}, "
+            f"{self.objective:,} {UNITS[self.measure]} "
+            f"({proof}: lower bound {self.lower_bound:,}, {self.nodes} nodes for {self.feasible} feasible pairs)"
+        )

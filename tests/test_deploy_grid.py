@@ -1,0 +1,93 @@
+"""The block grid that nobody told: planted grids come back, chance zeros mislead nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_deploy_cases import planted
+
+from kronfx.deploy.grid import PRICE, checked_block, grid_of
+from kronfx.errors import ExportError
+from kronfx.records import KroneckerShape
+
+
+def price(W: np.ndarray, block: tuple[int, int]) -> int:
+    """``surviving blocks * (m2 n2 + 24)``, counted block by block."""
+    (m, n), (m2, n2) = W.shape, block
+    alive = [W[p : p + m2, j : j + n2].any() for p in range(0, m, m2) for j in range(0, n, n2)]
+    return sum(alive) * (m2 * n2 + PRICE)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize(
+    "block", [(8, 8), (16, 16), (32, 32), (64, 64), (4, 16), (32, 8), (1, 64), (128, 128), (11, 7)]
+)
+@pytest.mark.parametrize("zero", [0.3, 0.75, 0.9])
+def test_planted_grids_come_back(block: tuple[int, int], zero: float, dtype: Any) -> None:
+    W = planted(16 * block[0], 24 * block[1], block, zero, dtype=dtype)
+    assert grid_of(W) == KroneckerShape(16, 24, *block)
+    assert grid_of(np.asfortranarray(W)) == KroneckerShape(16, 24, *block)  # a turned constant is a view
+
+
+@pytest.mark.parametrize("block", [(8, 8), (16, 32), (32, 32)])
+def test_8_bit_weights_have_zeros_by_chance(block: tuple[int, int]) -> None:
+    W = np.round(40 * planted(512, 512, block, 0.8) * 512**0.5).astype(np.int8)
+    inside = W.reshape(512 // block[0], block[0], 512 // block[1], block[1])
+    alive = inside.any(axis=(1, 3), keepdims=True)
+    assert 0.005 < (inside == 0)[np.broadcast_to(alive, inside.shape)].mean() < 0.05  # zeros inside surviving blocks
+    assert grid_of(W).block == block
+
+
+def test_scattered_zeros_are_no_grid() -> None:
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((96, 128)) * (rng.random((96, 128)) > 0.3)
+    assert grid_of(W) == KroneckerShape(1, 1, 96, 128)
+    assert grid_of(rng.standard_normal((96, 128))) == KroneckerShape(1, 1, 96, 128)
+
+
+def test_a_zero_weight_is_as_few_blocks_as_there_can_be() -> None:
+    assert grid_of(np.zeros((96, 256))) == KroneckerShape(1, 2, 96, 128)
+    assert grid_of(np.zeros((97, 509))) == KroneckerShape(1, 509, 97, 1)  # 509 is prime and beyond the largest side
+
+
+def test_single_rows_and_columns() -> None:
+    W = np.ones((64, 96))
+    W[10:30] = 0
+    assert grid_of(W).block == (2, 96)
+    assert grid_of(W.T).block == (96, 2)
+
+
+@given(st.integers(1, 48), st.integers(1, 48), st.floats(0, 1), st.integers(0, 5))
+def test_no_grid_is_cheaper(m: int, n: int, zero: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sides = [[side for side in range(1, size + 1) if size % side == 0] for size in (m, n)]
+    block = (int(rng.choice(sides[0])), int(rng.choice(sides[1])))
+    W = planted(m, n, block, zero, seed)
+    found = grid_of(W)
+    assert (found.m, found.n) == (m, n)
+    least = min(price(W, (m2, n2)) for m2 in sides[0] for n2 in sides[1])
+    assert price(W, found.block) == least
+    coarser = [(m2, n2) for m2 in sides[0] for n2 in sides[1] if price(W, (m2, n2)) == least]
+    assert found.blocks == min(m * n // (m2 * n2) for m2, n2 in coarser)
+
+
+def test_what_the_caller_says_counts_where_it_fits() -> None:
+    W = planted(96, 64, (32, 32), 0.5)
+    assert grid_of(W, (8, 16)) == KroneckerShape(12, 4, 8, 16)
+    assert grid_of(W, (96, 64)) == KroneckerShape(1, 1, 96, 64)
+    assert grid_of(W, (7, 16)) == grid_of(W, (8, 60)) == KroneckerShape(1, 1, 96, 64)
+
+
+@pytest.mark.parametrize("block", [None, (32, 32), [4, 8]])
+def test_blocks_that_can_be(block: Any) -> None:
+    assert checked_block(block) == (None if block is None else tuple(block))
+
+
+@pytest.mark.parametrize("block", [3, "32", (3,), (0, 1), (-8, 8), (8.0, 8), (1, 2, 3), (), {8, 9}, (True, True)])
+def test_blocks_that_cannot_be(block: Any) -> None:
+    with pytest.raises(ExportError, match="two positive integers"):
+        checked_block(block)
