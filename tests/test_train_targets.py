@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import kronfx as kx
 
-STEPS = 200
+STEPS = 120
 Task = tuple[nn.Module, Callable[[nn.Module], Tensor]]
 
 
@@ -29,7 +29,7 @@ def words() -> Task:
     """A BERT on noise."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=96, max_position_embeddings=32, **sizes))
     tokens = torch.randint(96, (8, 7))
     model = kx.factorize(model, rank=2, block=(4, 4))
