@@ -344,3 +344,13 @@ def test_a_site_is_left_alone_unless_every_candidate_fits() -> None:
     assert kx.Plan.from_json(plan.to_json()) == plan
     with pytest.raises(PlanError, match="does not divide"):
         kx.plan(mlp(16, 12, 10), rank=1, block={"2": [(2, 2), (4, 4)]})
+
+
+def test_candidates_come_by_overrides_too_and_not_under_a_budget() -> None:
+    blocks = [(2, 2), (4, 4), (2, 2)]  # the third is the first
+    plan = kx.plan(mlp(16, 12, 8), rank=1, block=(2, 4), overrides={"0": {"block": blocks}})
+    assert [(c.site.name, c.shape.block) for c in plan.choices] == [("0", (2, 2)), ("0", (4, 4)), ("2", (2, 4))]
+    with pytest.raises(PlanError, match=r"0 \(12x16\): 2 candidate blocks under a budget"):
+        kx.plan(mlp(16, 12, 8), block=blocks, max_params=0.5)
+    with pytest.raises(PlanError, match="block="):
+        kx.plan(mlp(16, 12), block=[(2, 2), (4, 0)])
