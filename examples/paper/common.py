@@ -1,7 +1,7 @@
 """What the paper's tables share: a recipe, the methods, and what a run is measured by.
 
-A script lists its :class:`Row`s; ``run`` trains each with every seed and makes a :class:`Result` of it; ``table.write``
-leaves them as JSON and as Markdown.
+A script lists its :class:`Row`s; ``run`` trains each with every seed and makes a :class:`Result` of it; ``table.Table``
+keeps them as JSON and as Markdown, anew after every training, and hands them back with ``--resume``.
 """
 
 from __future__ import annotations
@@ -133,19 +133,26 @@ def pruning(groups: GroupsWish, target: float, steps: int) -> Build:
 
 
 def run(
-    rows: Sequence[Row], train_set: Batches, test: tuple[Tensor, Tensor], given: argparse.Namespace
+    rows: Sequence[Row],
+    train_set: Batches,
+    test: tuple[Tensor, Tensor],
+    given: argparse.Namespace,
+    done: Sequence[Result],
+    keep: Callable[[Sequence[Result]], object],
 ) -> list[Result]:
-    """Every row with every seed, each measured."""
-    results = []
+    """Every row with every seed, each measured, but for those that are ``done``; ``keep`` gets all after each."""
+    results = list(done)
+    finished = {(r.name, r.method, r.seed) for r in done}
+    todo = [(row, seed) for row in rows for seed in range(given.seeds) if (row.name, row.method, seed) not in finished]
     with Progress(console=Console(stderr=True)) as progress:
-        for row in rows:
-            for seed in range(given.seeds):
-                torch.manual_seed(seed)
-                folder = given.out / f"{row.name} {row.method} {seed}".replace(" ", "-").replace(",", "")
-                bar = progress.add_task(f"{row.name}, {row.method}, seed {seed}", total=row.recipe.epochs)
-                results.append(_one(row, seed, train_set, test, folder, lambda bar=bar: progress.advance(bar)))
-                progress.console.print(_told(results[-1]))
-                progress.remove_task(bar)
+        for row, seed in todo:
+            torch.manual_seed(seed)
+            stem = given.out / f"{row.name} {row.method} {seed}".strip().replace(" ", "-").replace(",", "")
+            bar = progress.add_task(f"{row.name}, {row.method}, seed {seed}", total=row.recipe.epochs)
+            results.append(_one(row, seed, train_set, test, stem, lambda bar=bar: progress.advance(bar)))
+            keep(results)
+            progress.console.print(_told(results[-1]))
+            progress.remove_task(bar)
     return results
 
 
@@ -272,6 +279,7 @@ def arguments(doc: str, out: str, epochs: int) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--only", default="", help="rows whose 'blocks method' holds this text")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="skip what --out has already, of the same --epochs")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)

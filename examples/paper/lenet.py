@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 from common import SGD, InMemory, Paper, Recipe, Row, arguments, elastic, lasso, ours, pruning, run
-from table import write
+from table import Table
 from torch import nn
 
 import kronfx as kx
@@ -86,9 +86,11 @@ def main() -> None:
     given = arguments(__doc__, "lenet", epochs=8)
     (images, labels), test = mnist.load(given.data)
     images = images.contiguous(memory_format=torch.channels_last)
-    chosen = [row for row in rows(given.epochs) if given.only in f"{row.name} {row.method}"]
-    results = run(chosen, InMemory(images, labels, BATCH), test, given)
-    print(write("LeNet-5, MNIST (Table 1)", "lenet", chosen, results, given.out))
+    every = rows(given.epochs)
+    chosen = [row for row in every if given.only in f"{row.name} {row.method}"]
+    table = Table("LeNet-5, MNIST (Table 1)", "lenet", every, given.out)
+    done = table.read() if given.resume else []
+    print(table.write(run(chosen, InMemory(images, labels, BATCH), test, given, done, table.write)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from common import SGD, InMemory, Paper, Recipe, Row, arguments, elastic, lasso, ours, pruning, run
-from table import write
+from table import Table
 from torch import nn
 
 import kronfx as kx
@@ -60,9 +60,11 @@ def main() -> None:
 
     given = arguments(__doc__, "linear", epochs=10)
     (images, labels), test = mnist.load(given.data)
-    chosen = [row for row in rows(given.epochs) if given.only in f"{row.name} {row.method}"]
-    results = run(chosen, InMemory(images, labels, BATCH), test, given)
-    print(write("Linear 10x784, MNIST", "linear", chosen, results, given.out))
+    every = rows(given.epochs)
+    chosen = [row for row in every if given.only in f"{row.name} {row.method}"]
+    table = Table("Linear 10x784, MNIST", "linear", every, given.out)
+    done = table.read() if given.resume else []
+    print(table.write(run(chosen, InMemory(images, labels, BATCH), test, given, done, table.write)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from common import InMemory, accuracy, arguments, predict
 from torch import Tensor, nn
 
 import kronfx as kx
+from kronfx.errors import KronfxError
+from kronfx.files import write
 from kronfx.layers import KroneckerCandidates
 from kronfx.svg import line_chart
 from kronfx.train import BlockSparsity, PatternSelection, Stepped
@@ -173,13 +175,16 @@ def main() -> None:
 
     given = arguments(__doc__, "pattern_selection", epochs=50)
     (images, labels), test = mnist.load(given.data)
-    results = []
-    for case in cases():
-        for seed in range(given.seeds if given.only in case.name else 0):
+    path = given.out / "pattern_selection.json"
+    results = [Result(**entry) for entry in json.loads(path.read_text())] if given.resume and path.exists() else []
+    finished = {(r.model, r.seed) for r in results}
+    every = [(case, seed) for case in cases() for seed in range(given.seeds)]
+    for case, seed in every:
+        if given.only in case.name and (case.name, seed) not in finished:
             results.append(one(case, seed, InMemory(images, labels, BATCH), test, given.epochs, given.out))
             print(results[-1])
-    (given.out / "pattern_selection.json").write_text(json.dumps([asdict(r) for r in results], indent=1))
-    (given.out / "pattern_selection.md").write_text(markdown(results))
+            write(path, json.dumps([asdict(r) for r in results], indent=1).encode(), KronfxError)
+            write(path.with_suffix(".md"), markdown(results).encode(), KronfxError)
     print(markdown(results))
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from common import Result, Row
+
+from kronfx.errors import KronfxError
+from kronfx.files import write
 
 HEADERS = (
     "blocks", "method", "accuracy", "paper", "zero groups", "paper", "parameters", "paper",
@@ -17,25 +20,43 @@ HEADERS = (
 )  # fmt: skip
 
 
-def write(title: str, name: str, rows: Sequence[Row], results: Sequence[Result], out: Path) -> str:
-    """``<out>/<name>.json`` (every run) and ``<out>/<name>.md`` (their means); returns the Markdown."""
-    text = json.dumps({"title": title, "torch": torch.__version__, "results": [asdict(r) for r in results]}, indent=1)
-    (out / f"{name}.json").write_text(text)
-    lines = [f"## {title}", "", _cells(HEADERS), _cells(["---"] * len(HEADERS))]
-    dense = {r.seed: r.classes for r in results if r.method == "dense"}
-    for row in rows:
-        runs = [r for r in results if (r.name, r.method) == (row.name, row.method)]
-        lines.append(_cells(_line(row, runs, dense)))
-    seeds = len({r.seed for r in results})
-    lines += [
-        "",
-        f"Mean of {seeds} seeds, ± their standard deviation. *worst class*: the largest drop of one class's accuracy "
-        "against the dense model of the same seed, in points, the worst of all seeds. *ONNX*: accuracy of the exported "
-        "file minus the trained model's, the largest of all seeds.",
-    ]
-    markdown = "\n".join(lines) + "\n"
-    (out / f"{name}.md").write_text(markdown)
-    return markdown
+@dataclass(frozen=True)
+class Table:
+    """``<out>/<name>.json`` (every run) and ``<out>/<name>.md`` (their means, a line a row)."""
+
+    title: str
+    name: str
+    rows: Sequence[Row]
+    out: Path
+
+    def read(self) -> list[Result]:
+        """The runs that are there already."""
+        path = self.out / f"{self.name}.json"
+        return [Result(**entry) for entry in json.loads(path.read_text())["results"]] if path.exists() else []
+
+    def write(self, results: Sequence[Result]) -> str:
+        """Both files anew; returns the Markdown. Rows without a run have no line yet."""
+        found = {"title": self.title, "torch": torch.__version__, "results": [asdict(r) for r in results]}
+        write(self.out / f"{self.name}.json", json.dumps(found, indent=1).encode(), KronfxError)
+        markdown = self._markdown(results)
+        write(self.out / f"{self.name}.md", markdown.encode(), KronfxError)
+        return markdown
+
+    def _markdown(self, results: Sequence[Result]) -> str:
+        lines = [f"## {self.title}", "", _cells(HEADERS), _cells(["---"] * len(HEADERS))]
+        dense = {r.seed: r.classes for r in results if r.method == "dense"}
+        for row in self.rows:
+            runs = [r for r in results if (r.name, r.method) == (row.name, row.method)]
+            if runs:
+                lines.append(_cells(_line(row, runs, dense)))
+        seeds = len({r.seed for r in results})
+        lines += [
+            "",
+            f"Mean of {seeds} seeds, ± their standard deviation. *worst class*: the largest drop of one class's "
+            "accuracy against the dense model of the same seed, in points, the worst of all seeds. *ONNX*: accuracy of "
+            "the exported file minus the trained model's, the largest of all seeds.",
+        ]
+        return "\n".join(lines) + "\n"
 
 
 def _line(row: Row, runs: Sequence[Result], dense: dict[int, list[float]]) -> list[str]:
