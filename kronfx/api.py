@@ -19,7 +19,7 @@ from kronfx import graph as graph_stage
 from kronfx.energy import Energies
 from kronfx.errors import ExportError, FactorizeError, PlanError
 from kronfx.graph.swap import copied
-from kronfx.layers import KroneckerConv, KroneckerLinear, kronecker_layers, require_module
+from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, require_module
 from kronfx.planner import BlockWish, Limit, Names, Overrides, Pair, RankWish, plan_sites
 
 
@@ -75,6 +75,8 @@ def plan(
     - ``block``: ``(m2, n2)``, output rows first, or a mapping from names or globs to such pairs; where none is given,
       the integer program chooses the shape that is best by ``objective`` (see ``kronfx.solve``) at the wished rank,
       within ``min_block``, ``max_block``, ``multiple_of`` and, where a shape may be wider than the layer, ``padding``.
+      A list of pairs in the place of one makes them candidates, side by side until ``kronfx.train.PatternSelection``
+      has chosen.
     - ``overrides``: these options for layers by name or glob: ``{"encoder.*.fc1": {"rank": 8}}``.
     - ``rows``: the number of rows of ``x`` to expect (batch times sequence); it decides the evaluation, by
       multiply-adds or, with ``rates`` from ``kronfx.calibrate``, by predicted time.
@@ -189,11 +191,12 @@ def export_onnx(
     """
     require_module(model, ExportError)
     tuning = deploy.checked(lowering, tune, rows, optimize_for, timings)
-    factored = kronecker_layers(model)
+    factored = factored_sites(model)
     if lowering == "factors" and not factored:
         remedy = "export the factored model itself, not its fold"
         raise ExportError("", "no factored layer in this model", "factors for lowering='factors'", remedy)
-    kept = {} if lowering in ("dense", "blocks") else factored
+    decided = {site: layer for site, layer in factored.items() if isinstance(layer, KroneckerLinear)}
+    kept = {} if lowering in ("dense", "blocks") else decided  # candidates are one product with their weights' sum
     return deploy.export(
         graph_stage.fold_sites(copied(model, ExportError), _to_fold(factored, lowering)),
         path,
@@ -207,12 +210,12 @@ def export_onnx(
     )
 
 
-def _to_fold(factored: dict[str, KroneckerLinear], lowering: str) -> set[str]:
+def _to_fold(factored: dict[str, FactoredLayer], lowering: str) -> set[str]:
     """All sites but convolutions that the exporter can write factored: those are no products of matrices."""
     if lowering in ("dense", "blocks"):
         return set(factored)
-    stays = (name for name, layer in factored.items() if isinstance(layer, KroneckerConv))
-    return set(factored) - {name for name in stays if factored[name].evaluation != "materialize"}
+    convolutions = ((name, layer) for name, layer in factored.items() if isinstance(layer, KroneckerConv))
+    return set(factored) - {name for name, layer in convolutions if layer.evaluation != "materialize"}
 
 
 def sparsify_onnx(

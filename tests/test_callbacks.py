@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import kronfx as kx
 from kronfx.errors import TrainError
+from kronfx.train import Linear
 from kronfx.train.driver import SparsityDriver
 
 STEPS, LEARNING_RATE = 8, 0.02
@@ -27,8 +27,9 @@ SAME = {"rtol": 0.0, "atol": 1e-6}  # float32: the same operations, summed by ot
 Options = dict[str, Any]
 OPTIONS: tuple[Options, ...] = (
     {"strength": 10.0},
-    {"strength": 30.0, "schedule": lambda t: 2 * t},
+    {"strength": Linear(0.0, 60.0, over=8)},
     {"strength": 15.0, "target": 0.3},
+    {"strength": 40.0, "target": {"*2": 0.3, "*4": 0.5}, "freeze_at": 0.5},
 )
 
 
@@ -54,7 +55,7 @@ def decay(step: int) -> float:
 def by_hand(data: list[tuple[Tensor, Tensor]], accumulate: int, options: Options) -> nn.Module:
     """The loop the documentation of BlockSparsity shows."""
     options = dict(options)
-    schedule: Callable[[float], float] | None = options.pop("schedule", None)
+    freeze_at: float = options.pop("freeze_at", 2.0)
     model = factored()
     optimizer = AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.0)
     scheduler = LambdaLR(optimizer, decay)
@@ -64,9 +65,9 @@ def by_hand(data: list[tuple[Tensor, Tensor]], accumulate: int, options: Options
         for x, y in data[step * accumulate : (step + 1) * accumulate]:
             (F.mse_loss(model(x), y) / accumulate).backward()
         optimizer.step()
-        if schedule is not None:
-            sparsity.strength = options["strength"] * schedule(step / STEPS)
         sparsity.step()
+        if step / STEPS >= freeze_at and not sparsity.frozen:
+            sparsity.freeze()
         scheduler.step()
     return model
 
@@ -232,17 +233,16 @@ def test_a_lightning_module_with_two_optimizers_is_told_what_to_do(tmp_path: Pat
 
 
 def test_a_schedule_and_a_target_are_one_too_many() -> None:
-    with pytest.raises(TrainError, match="a target and a schedule; needed one of the two; leave the schedule out"):
-        SparsityDriver(0.1, 0.5, lambda t: t)
-
-
-@pytest.mark.parametrize("share", [-1.0, float("nan"), float("inf")])
-def test_a_schedule_that_gives_no_share_is_named(share: float) -> None:
     model = factored()
-    driver = SparsityDriver(0.1, None, lambda _: share)
-    driver.begin(model, AdamW(model.parameters()))
-    with pytest.raises(TrainError, match=r"schedule\(0.25\) = .*; needed a finite share of 0 or more"):
-        driver.step(0.25)
+    driver = SparsityDriver(Linear(0, 1, over=9), 0.5, None)
+    with pytest.raises(TrainError, match="a target and a schedule.*; needed one of the two; leave the schedule out"):
+        driver.begin(model, AdamW(model.parameters()), 0, 0.0, {})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
+def test_a_freezing_point_outside_the_training_is_refused(share: float) -> None:
+    with pytest.raises(TrainError, match="freeze_at=.*; needed a share of the training between 0 and 1"):
+        SparsityDriver(0.1, 0.5, share)
 
 
 def test_importing_kronfx_imports_no_trainer() -> None:

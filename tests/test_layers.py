@@ -7,10 +7,11 @@ import io
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import assert_near, dense, random_input
+from oracles import assert_near, dense, random_input, rearrangement
 from torch import Tensor, nn
 
 from kronfx.errors import TrainError
@@ -109,23 +110,30 @@ def test_parameter_gradients_equal_the_dense_layers(evaluation: Evaluation) -> N
         torch.testing.assert_close(parameter.grad, leaf.grad, rtol=1e-12, atol=1e-13)
 
 
-# Initialization: the mean square of every draw of a layer, over many draws, against nn.Linear's 1 / (3 n).
+# Initialization: every block of every draw, and the outputs over many draws, against nn.Linear's 1 / (3 n).
 
 DRAWS = 400
 
 
-def _mean_squares(shape: KroneckerShape, rank: int, std: float | None = None) -> tuple[Tensor, Tensor]:
-    """Mean square of ``W`` and of ``y = W x`` at a fixed ``x`` of norm ``sqrt(n)``, one of each a draw."""
+def _outputs(shape: KroneckerShape, rank: int) -> Tensor:
+    """Mean square of ``y = W x`` at a fixed ``x`` of norm ``sqrt(n)``, one a draw."""
     torch.manual_seed(7)
     x = F.normalize(random_input((), shape.n, torch.float32), dim=0) * math.sqrt(shape.n)
     layer = KroneckerLinear(shape, rank, "materialize", bias=False)
-    weights, outputs = [], []
+    outputs = []
     for _ in range(DRAWS):
-        layer.reset_factors(std)
-        W = dense(layer.S, layer.A, layer.B).detach()
-        weights.append(W.square().mean())
-        outputs.append((W @ x).square().mean())
-    return torch.stack(weights).double(), torch.stack(outputs).double()
+        layer.reset_factors()
+        outputs.append((dense(layer.S, layer.A, layer.B).detach() @ x).square().mean())
+    return torch.stack(outputs).double()
+
+
+def _assert_blocks(layer: KroneckerLinear, std: float) -> None:
+    """Every block has the root mean square ``std``: four roundings of the dtype, and those of a sum of r^2 terms."""
+    S, A, B = (factor.detach().double() for factor in (layer.S, layer.A, layer.B))
+    blocks = torch.from_numpy(rearrangement(dense(S, A, B), *layer.shape.block))
+    wanted = torch.full((layer.shape.blocks,), std, dtype=torch.float64)
+    bound = 32 * layer.rank * torch.finfo(layer.S.dtype).eps  # amplified where the B_i are nearly parallel
+    torch.testing.assert_close(blocks.square().mean(-1).sqrt(), wanted, rtol=bound, atol=0)
 
 
 def _assert_mean(draws: Tensor, expected: float) -> None:
@@ -146,10 +154,19 @@ INIT_SHAPES = [
 
 @pytest.mark.parametrize("shape", INIT_SHAPES, ids=str)
 @pytest.mark.parametrize("rank", [1, 3, 8])
-def test_random_weights_and_outputs_have_the_dense_layers_variance(shape: KroneckerShape, rank: int) -> None:
-    weights, outputs = _mean_squares(shape, rank)
-    _assert_mean(weights, 1 / (3 * shape.n))
-    _assert_mean(outputs, 1 / 3)  # n entries of W, each of variance 1 / (3 n), at |x|^2 = n
+def test_random_outputs_have_the_dense_layers_variance(shape: KroneckerShape, rank: int) -> None:
+    _assert_mean(_outputs(shape, rank), 1 / 3)  # n entries of W, each of variance 1 / (3 n), at |x|^2 = n
+
+
+@pytest.mark.parametrize("shape", [*INIT_SHAPES, KroneckerShape(1, 1, 6, 6), KroneckerShape(6, 6, 1, 1)], ids=str)
+@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_block_of_every_draw_has_the_dense_layers_variance(
+    shape: KroneckerShape, rank: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    layer = KroneckerLinear(shape, min(rank, shape.max_rank), "materialize", dtype=dtype)
+    _assert_blocks(layer, 1 / math.sqrt(3 * shape.n))
 
 
 def test_dense_layers_have_the_variance_the_factored_ones_are_held_to() -> None:
@@ -159,8 +176,17 @@ def test_dense_layers_have_the_variance_the_factored_ones_are_held_to() -> None:
 
 
 def test_a_wanted_deviation_is_met() -> None:
-    weights, _ = _mean_squares(KroneckerShape(8, 8, 4, 4), 4, std=0.02)
-    _assert_mean(weights, 0.02**2)
+    layer = KroneckerLinear(KroneckerShape(8, 8, 4, 4), 4, "materialize")
+    layer.reset_factors(0.02)
+    _assert_blocks(layer, 0.02)
+
+
+def test_a_stack_draws_each_of_its_maps() -> None:
+    layer = KroneckerLinear(KroneckerShape(3, 2, 4, 4), 2, "materialize", bias=False, stack=(5,))
+    layer.reset_factors(0.02)
+    norms = layer.weight.detach().unflatten(1, (3, 4)).unflatten(3, (2, 4)).square().mean(dim=(2, 4)).sqrt()
+    torch.testing.assert_close(norms, torch.full((5, 3, 2), 0.02), rtol=1e-5, atol=0)
+    assert not torch.equal(layer.A[0], layer.A[1])
 
 
 def test_random_bias_is_the_dense_layers_and_s_is_one() -> None:
@@ -209,6 +235,19 @@ def test_pickle_deepcopy_and_state_dict_round_trip(evaluation: Evaluation) -> No
         assert torch.equal(twin(x), y)
         assert (twin.shape, twin.rank, twin.evaluation) == (SHAPE, 3, evaluation)
         assert twin.S is not layer.S
+
+
+@pytest.mark.parametrize("rank", [1, 3, 10])
+def test_nearest_factors_know_the_energy_they_keep(rank: int) -> None:
+    layer = KroneckerLinear(SHAPE, rank, "materialize")
+    assert layer.energy is None
+    W = random_input((15,), 8, torch.float32)
+    layer.set_nearest(W)
+    squares = np.linalg.svd(rearrangement(W, *SHAPE.block), compute_uv=False) ** 2
+    assert layer.energy == pytest.approx(squares[:rank].sum() / squares.sum(), rel=1e-5)  # float32
+    assert f"energy={layer.energy:.1%}" in repr(layer)
+    layer.set_nearest(torch.zeros(15, 8))
+    assert layer.energy == 1
 
 
 def test_state_dict_survives_a_weights_only_file() -> None:

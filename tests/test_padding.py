@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import kronfx as kx
 from kronfx.cost import cheapest
-from kronfx.layers import KroneckerLinear, folded_layers
+from kronfx.layers import KroneckerLinear, candidates_of, folded_layers
 from kronfx.records import EVALUATIONS, Choice, Evaluation, KroneckerShape, Site
 
 
@@ -151,6 +151,33 @@ def test_the_spelled_out_graph_folds_too() -> None:
     spelled = kx.graph(factored)
     torch.testing.assert_close(spelled(x), factored(x))
     torch.testing.assert_close(kx.fold(spelled)(x), factored(x), rtol=0, atol=1e-5)
+
+
+def test_candidates_may_reach_beyond_the_layer_each_by_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dense, x = nn.Sequential(nn.Linear(37, 53)).eval(), torch.randn(5, 37)
+    plan = kx.plan(dense, block=[(8, 4), (6, 6), (1, 37)], rank=1, padding=1.0)
+    assert [choice.padding for choice in plan.choices] == [(3, 3), (1, 5), (0, 0)]
+    model = kx.factorize(dense, plan).eval()
+    W = sum(dense_oracle(layer) for layer in candidates_of(model[0]))
+    torch.testing.assert_close(model(x), (x @ W.T + dense[0].bias).detach(), rtol=1e-5, atol=1e-5)
+    folded = kx.fold(model)
+    torch.testing.assert_close(folded[0].weight.detach(), W, rtol=1e-5, atol=1e-6)
+    assert folded[0].shape == KroneckerShape(53, 37, 1, 1)
+    kx.save(model, tmp_path / "saved")
+    assert torch.equal(kx.load(nn.Sequential(nn.Linear(37, 53)), tmp_path / "saved").eval()(x), model(x))
+    kx.export_onnx(model, tmp_path / "m.onnx", x)
+    model[0].drop(candidates_of(model[0])[1:])
+    torch.testing.assert_close(model[0].weight.detach(), dense_oracle(model[0]))
+    assert kx.inspect(kx.fold(model)).blocks == 7 * 10
+
+
+@pytest.mark.parametrize("block", [(8, 4), (1, 37)])
+def test_the_energy_a_layer_knows_is_the_plans(block: tuple[int, int]) -> None:
+    dense = nn.Linear(37, 53)
+    plan = kx.plan(dense, block=block, rank=1, padding=1.0, energy=True)
+    layer = kx.factorize(dense, plan, init="nearest")
+    assert layer.energy == pytest.approx(plan.choices[0].energy, rel=1e-5)  # float32
 
 
 def test_weights_that_owners_read_are_sliced() -> None:

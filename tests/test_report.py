@@ -57,3 +57,14 @@ def test_what_cannot_be_inspected_is_a_sentence(tmp_path: Path) -> None:
         kx.inspect(3)  # type: ignore[arg-type]
     with pytest.raises(kx.KronfxError, match="^inspect: .*missing.onnx"):
         kx.inspect(tmp_path / "missing.onnx")
+
+
+def test_nearest_factors_show_the_energy_they_kept() -> None:
+    torch.manual_seed(0)
+    model = models.mlp(16, 24, 8)
+    report = kx.inspect(kx.factorize(model, rank=2, block=(4, 4), init="nearest"))
+    kept = [layer.energy for layer in report.layers]
+    assert all(share is not None and 0.1 < share < 0.9 for share in kept)
+    assert all(f"{100 * share:.2f}%" in str(report) for share in kept if share is not None)
+    assert "energy kept" in report._repr_html_()
+    assert "energy kept" not in str(kx.inspect(kx.factorize(model, rank=2, block=(4, 4))))

@@ -18,6 +18,8 @@ from kronfx.graph.fold import graphs, subgraphs
 from kronfx.layers import (
     KroneckerConv,
     KroneckerLinear,
+    candidates_of,
+    factored_sites,
     folded_layers,
     kronecker_layers,
     require_module,
@@ -59,7 +61,7 @@ def load(model: nn.Module, folder: PathLike) -> nn.Module:
 
 def _plan(model: nn.Module) -> Plan:
     """The plan that makes a dense model's sites the factored layers of this one."""
-    layers = kronecker_layers(model).items()
+    layers = [(name, part) for name, site in factored_sites(model).items() for part in candidates_of(site)]
     return Plan(tuple(Choice(_site(name, layer), layer.shape, layer.rank, layer.evaluation) for name, layer in layers))
 
 

@@ -6,6 +6,7 @@ modules swapped, which may not: a model is rewritten whole or not at all, in pla
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal, cast, get_args
 
@@ -17,7 +18,17 @@ from kronfx.graph.discover import Match, discover
 from kronfx.graph.normalize import Linear, canonical
 from kronfx.graph.swap import copied, swap
 from kronfx.graph.trace import source
-from kronfx.layers import CHILD, KroneckerConv, KroneckerLinear, adopt, kronecker_layers, respell
+from kronfx.layers import (
+    CHILD,
+    FactoredLayer,
+    KroneckerCandidates,
+    KroneckerConv,
+    KroneckerLinear,
+    adopt,
+    candidates_of,
+    factored_sites,
+    respell,
+)
 from kronfx.records import Choice, Plan
 
 Init = Literal["random", "nearest"]
@@ -39,7 +50,7 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
         raise FactorizeError("", f"init={init!r}", "'random' or 'nearest'", "choose one of the two")
     model = model if inplace else copied(model, FactorizeError)
     chosen = _matched(model, plan)
-    layers = [_layer(match, choice, init) for match, choice in chosen]
+    layers = [_site_layer(match, choices, init) for match, choices in chosen]
     replacements: dict[nn.Module, nn.Module] = {}
     retraced: dict[fx.GraphModule, nn.Module] = {}
     for (match, _), layer in zip(chosen, layers):
@@ -65,11 +76,11 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     return model
 
 
-def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, Choice]]:
-    """Each choice with its site in this model. Raises FactorizeError where the plan is for another model."""
+def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, list[Choice]]]:
+    """Each site in this model with its choices. Raises FactorizeError where the plan is for another model."""
     found = {match.site.name: match for match in discover(model, untie=True).matches}  # the plan decided what to untie
     remedy = "plan this very model with kronfx.plan(model)"
-    chosen = []
+    chosen: dict[str, tuple[Match, list[Choice]]] = {}
     for choice in plan.choices:
         match = found.get(choice.site.name)
         if match is None:
@@ -87,9 +98,9 @@ def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, Choice]]:
                 "the planned size",
                 remedy,
             )
-        chosen.append((match, choice))
         _check_choice(replace(choice, site=match.site))  # by what the model is, whatever the plan was made for
-    return chosen
+        chosen.setdefault(choice.site.name, (match, []))[1].append(choice)
+    return list(chosen.values())
 
 
 def _check_choice(choice: Choice) -> None:
@@ -114,17 +125,29 @@ def _check_choice(choice: Choice) -> None:
         )
 
 
-def _layer(match: Match, choice: Choice, init: Init) -> KroneckerLinear:
-    """The factored layer of one site, its factors set, on the weight's device and of its dtype."""
+def _site_layer(match: Match, choices: list[Choice], init: Init) -> FactoredLayer:
+    """What stands at one site: its factored layer, or one for each candidate, each with its share of ``W``."""
+    layers = [_layer(match, choice, init, len(choices)) for choice in choices]
+    layer = layers[0] if len(layers) == 1 else KroneckerCandidates(layers)
+    layer.bias = match.bias if match.is_whole_owner else None  # the very parameter: optimizers and keys keep it
+    return layer
+
+
+def _layer(match: Match, choice: Choice, init: Init, candidates: int) -> KroneckerLinear:
+    """A factored layer, its factors set, on the weight's device and of its dtype.
+
+    Where candidates add up, nearest factors are of ``W / K`` each, random ones have a ``K``-th of its variance.
+    """
     W = match.matrix
     layer = _empty(match, choice, W)
-    layer.bias = match.bias if match.is_whole_owner else None  # the very parameter: optimizers and keys keep it
     if init == "nearest":
         _require_values(match, W)
-        layer.set_nearest(W)
-        _require_exact(match, choice, layer, W)
+        share = W / candidates
+        layer.set_nearest(share)
+        _require_exact(match, choice, layer, share)
     else:
-        layer.reset_factors(_spread(W))
+        std = _spread(W)
+        layer.reset_factors(None if std is None else std / math.sqrt(candidates))
     for parameter in (layer.S, layer.A, layer.B):
         parameter.requires_grad_(W.requires_grad)
     return layer
@@ -178,7 +201,7 @@ def _spread(W: torch.Tensor) -> float | None:
     return std if 0 < std < float("inf") else None
 
 
-def _rewrite(module: fx.GraphModule, node: fx.Node, layer: KroneckerLinear, place: str) -> None:
+def _rewrite(module: fx.GraphModule, node: fx.Node, layer: FactoredLayer, place: str) -> None:
     """Replace the canonical node by a call of the layer, which goes to ``place``; the weight goes.
 
     A bias stays where and what it was: it is added after.
@@ -209,7 +232,7 @@ def _remove_parameter(root: nn.Module, target: str) -> None:
 
 def _mark_calls(model: nn.Module) -> None:
     """Give every node that calls a factored layer its site, in every graph of the model."""
-    names: dict[nn.Module, str] = {layer: name for name, layer in kronecker_layers(model).items()}
+    names: dict[nn.Module, str] = {layer: name for name, layer in factored_sites(model).items()}
     for module in model.modules():
         if isinstance(module, fx.GraphModule):
             for node in module.graph.nodes:
@@ -218,18 +241,13 @@ def _mark_calls(model: nn.Module) -> None:
 
 
 def _check(model: nn.Module, plan: Plan) -> None:
-    """What the pass claims: every chosen site is a factored layer of the chosen shape, rank and evaluation."""
-    layers = kronecker_layers(model)
-    for choice in plan.choices:
-        layer = layers.get(choice.site.name)
-        if layer is None or (layer.shape, layer.rank, layer.evaluation) != (
-            choice.shape,
-            choice.rank,
-            choice.evaluation,
-        ):
+    """What the pass claims: every chosen site has factored layers of the chosen shapes, ranks and evaluations."""
+    layers = factored_sites(model)
+    for site in plan.sites:
+        layer = layers.get(site.name)
+        held = [] if layer is None else [(x.shape, x.rank, x.evaluation) for x in candidates_of(layer)]
+        wanted = [(c.shape, c.rank, c.evaluation) for c in plan.choices if c.site == site]
+        if held != wanted:
             raise FactorizeError(
-                choice.site.label,
-                f"after the pass the site holds {layer!r}",
-                f"{choice.shape} at rank {choice.rank}",
-                "report this model as a bug",
+                site.label, f"after the pass the site holds {held}", f"{wanted}", "report this model as a bug"
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,11 +17,13 @@ from kronfx.graph.swap import copied, swap
 from kronfx.layers import (
     BlockSparseLinear,
     Convolution,
+    FactoredLayer,
     Factors,
     block_sparse_conv,
+    candidates_of,
+    factored_sites,
     factored_weights,
     folded_layers,
-    kronecker_layers,
     release,
     require_module,
     respelled,
@@ -32,12 +36,13 @@ def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> 
 
     Blocks with ``|S[p, j]| <= threshold`` become exactly zero; at ``threshold=0.0`` that is ``S == 0`` and the weight
     is the trained one to the bit. Each factored layer becomes an ``nn.Linear`` that knows its block grid. The model
-    passed in is left untouched unless ``inplace=True``; folding a folded model changes nothing. Raises FoldError.
+    passed in is left untouched unless ``inplace=True``; folding a folded model changes nothing. Candidates that no
+    selection has decided between fold into their sum, on the finest of their common grids. Raises FoldError.
     """
     require_module(model, FoldError)
     if not threshold >= 0:
         raise FoldError("", f"threshold={threshold}", "a number of at least 0", "pass 0.0 to fold without pruning")
-    names = kronecker_layers(model).keys()
+    names = factored_sites(model).keys()
     if not names and not folded_layers(model) and not any(subgraphs(g) for g in graphs(model)):
         raise FoldError(
             "",
@@ -55,8 +60,8 @@ def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> 
 
 def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0) -> nn.Module:
     """Fold the named sites of a model in place; returns it (or what takes its place, where it is a site itself)."""
-    chosen = {name: layer for name, layer in kronecker_layers(model).items() if name in names}
-    weights = {layer: _weight(name, layer.factors, threshold) for name, layer in chosen.items()}
+    chosen = {name: layer for name, layer in factored_sites(model).items() if name in names}
+    weights = {layer: _site_weight(name, layer, threshold) for name, layer in chosen.items()}
     for owner in list(model.modules()):
         held = {name: layer for name, layer in factored_weights(owner).items() if layer in weights}
         if held.keys() < respelled(owner):
@@ -67,6 +72,11 @@ def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0)
         layer: _folded(W, layer.bias, layer.shape, getattr(layer, "convolution", None)) for layer, W in weights.items()
     }
     return swap(model, folded)
+
+
+def _site_weight(name: str, layer: FactoredLayer, threshold: float) -> Tensor:
+    """``W`` of a site, that of candidates being their sum."""
+    return reduce(add, (_weight(name, part.factors, threshold) for part in candidates_of(layer)))
 
 
 def _weight(name: str, factors: Factors, threshold: float) -> Tensor:

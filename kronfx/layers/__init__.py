@@ -6,9 +6,19 @@ a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict
 ``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
-from kronfx.layers.adopted import CHILD, adopt, factored_weights, release, released, respell, respelled
+from kronfx.layers.adopted import adopt, factored_weights, release, released, respell, respelled
+from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, candidates_of
 from kronfx.layers.convolution import BlockSparseConv, Convolution, KroneckerConv, block_sparse_conv
-from kronfx.layers.find import FOLDED, factors, folded_layers, kronecker_layers, require_module, site_name, sparsity
+from kronfx.layers.find import (
+    FOLDED,
+    factored_sites,
+    factors,
+    folded_layers,
+    kronecker_layers,
+    require_module,
+    site_name,
+    sparsity,
+)
 from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
 
 __all__ = [
@@ -17,12 +27,16 @@ __all__ = [
     "BlockSparseConv",
     "BlockSparseLinear",
     "Convolution",
+    "FactoredLayer",
     "Factors",
     "FoldedWeight",
+    "KroneckerCandidates",
     "KroneckerConv",
     "KroneckerLinear",
     "adopt",
     "block_sparse_conv",
+    "candidates_of",
+    "factored_sites",
     "factored_weights",
     "factors",
     "folded_layers",

@@ -15,17 +15,16 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kronfx.layers.convolution import KroneckerConv
+from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
 from kronfx.layers.linear import FoldedWeight, KroneckerLinear
 from kronfx.records import KroneckerShape
 
 Names = tuple[tuple[str, bool], ...]  # of the properties, and whether the owner stores the weight transposed
 
-CHILD = "kronecker"
 GRIDS = "kronecker_grids"
 
 
-def adopt(owner: nn.Module, name: str, layer: KroneckerLinear, transposed: bool) -> None:
+def adopt(owner: nn.Module, name: str, layer: FactoredLayer, transposed: bool) -> None:
     """Let ``owner.name`` be computed from ``layer``, transposed ``[..., n, m]`` where the owner stores it so."""
     base, names, source = _origin(owner)
     delattr(owner, name)
@@ -54,15 +53,16 @@ def release(owner: nn.Module, name: str, W: Tensor) -> None:
     base, names, source = _origin(owner)
     transposed = dict(names)[name]
     layer = cast(nn.ModuleDict, owner._modules[CHILD]).pop(name)
-    if isinstance(layer, KroneckerConv):
-        W = W.unflatten(-1, (-1, *layer.convolution.kernel))
+    convolution = getattr(layer, "convolution", None)
+    if convolution is not None:
+        W = W.unflatten(-1, (-1, *convolution.kernel))
     left = tuple(entry for entry in names if entry[0] != name)
     if not left:
         delattr(owner, CHILD)
     owner.__class__ = _adopted(base, left, source) if left else base
     value = W.detach().mT.contiguous() if transposed else W.detach().clone()
     owner.register_parameter(name, nn.Parameter(value, requires_grad=W.requires_grad))
-    vars(owner).setdefault(GRIDS, {})[name] = layer.shape, transposed, isinstance(layer, KroneckerConv)
+    vars(owner).setdefault(GRIDS, {})[name] = layer.shape, transposed, convolution is not None
 
 
 def released(owner: nn.Module) -> dict[str, FoldedWeight]:
@@ -76,12 +76,11 @@ def released(owner: nn.Module) -> dict[str, FoldedWeight]:
     return found
 
 
-def factored_weights(owner: nn.Module) -> dict[str, KroneckerLinear]:
+def factored_weights(owner: nn.Module) -> dict[str, FactoredLayer]:
     """The factors behind an owner's properties, by the names of these."""
     child = owner._modules.get(CHILD)
-    return (
-        {n: m for n, m in child.items() if isinstance(m, KroneckerLinear)} if isinstance(child, nn.ModuleDict) else {}
-    )
+    held = child.items() if isinstance(child, nn.ModuleDict) else ()
+    return {name: layer for name, layer in held if isinstance(layer, (KroneckerLinear, KroneckerCandidates))}
 
 
 Origin = tuple[type[nn.Module], Names, str | None]  # the class it was, the properties, the rewritten forward's source

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from kronfx.errors import KronfxError
-from kronfx.layers.adopted import CHILD, released
+from kronfx.layers.adopted import released
+from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
 from kronfx.layers.convolution import BlockSparseConv
 from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
 
@@ -18,8 +19,22 @@ def site_name(path: str) -> str:
     return ".".join(atoms) or "weight"
 
 
+def factored_sites(model: nn.Module) -> dict[str, FactoredLayer]:
+    """What stands at every factored site, by its name: a factored layer, or candidates for one."""
+    found: dict[str, FactoredLayer] = {}
+    candidates: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if isinstance(module, KroneckerCandidates):
+            candidates.update(module.candidates)
+        if isinstance(module, (KroneckerLinear, KroneckerCandidates)) and module not in candidates:
+            found[site_name(path)] = module
+    return found
+
+
 def kronecker_layers(model: nn.Module) -> dict[str, KroneckerLinear]:
-    """Every factored layer of a model, convolutions and stacks too, by the name of its site."""
+    """Every factored layer of a model, convolutions and stacks too, by the name of its site; candidates for a site
+    ``fc`` are layers of their own, ``fc.0``, ``fc.1``, ..., whose weights add up.
+    """
     return {site_name(path): m for path, m in model.named_modules() if isinstance(m, KroneckerLinear)}
 
 
@@ -35,7 +50,10 @@ def folded_layers(model: nn.Module) -> dict[str, FoldedWeight]:
 
 
 def factors(model: nn.Module) -> dict[str, Factors]:
-    """The factors of every factored layer, by the name of its site: live tensors, so an edit is an edit."""
+    """The factors of every factored layer, by the name of its site: live tensors, so an edit is an edit.
+
+    Where candidates of several block shapes stand side by side at a site ``fc``, they are ``fc.0``, ``fc.1``, ...
+    """
     return {name: layer.factors for name, layer in kronecker_layers(model).items()}
 
 

@@ -52,6 +52,7 @@ class KroneckerLinear(nn.Module):
     """
 
     bias: nn.Parameter | None
+    energy: float | None = None  # ||W_nearest||_F^2 / ||W||_F^2 of the weight that set_nearest took
 
     def __init__(
         self,
@@ -77,22 +78,44 @@ class KroneckerLinear(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / math.sqrt(self.in_features), 1 / math.sqrt(self.in_features))
 
+    @torch.no_grad()
     def reset_factors(self, std: float | None = None) -> None:
-        """Draw ``S = 1``, ``A`` and ``B`` normal, such that every entry of ``W`` has standard deviation ``std``.
+        """Draw random factors: ``S = 1``, and every block of ``W`` with a root mean square of exactly ``std``.
 
-        ``Var W = r Var A Var B``, so each factor gets ``std(A) = std(B) = sqrt(std) / r^(1/4)``: outputs have the
-        dense layer's variance at any shape and rank. The default is ``nn.Linear``'s own, ``1 / sqrt(3 n)``.
+        ``A`` and ``B`` are normal at first, which gives ``W`` the variance ``r Var A Var B`` on average only: at rank 1
+        and few blocks single draws are off by their own size, and some blocks start near zero for no reason. So every
+        ``B_i`` is scaled to the root mean square ``sqrt(std) / r^(1/4)``, then every block's coefficients
+        ``a = A[:, p, j]`` such that ``||block||_F^2 = a^T G a``, ``G_il = <B_i, B_l>``, is ``m2 n2 std^2``. Outputs
+        have the dense layer's variance, at any shape and rank. The default is ``nn.Linear``'s, ``1 / sqrt(3 n)``.
+
+        One learning rate serves all factors. Adam's steps do not see scale, so the ratio of ``A`` to ``B`` at the start
+        is that of their relative rates; 1/9, 1 and 9 gave, linear 10x784 on MNIST, half of the 5x28 blocks zero, means
+        of 3 seeds: 57.9, 57.2, 58.8 (rank 1), 76.9, 76.8, 77.8 (rank 2), 86.2, 87.2, 87.3 (rank 4).
         """
-        factor = math.sqrt(1 / math.sqrt(3 * self.in_features) if std is None else std) / self.rank**0.25
+        std = 1 / math.sqrt(3 * self.in_features) if std is None else std
+        entries = math.prod(self.shape.block)
+        precise = torch.promote_types(self.B.dtype, torch.float32)
+        A, B = (torch.randn_like(factor, dtype=precise) for factor in (self.A, self.B))
+        B *= math.sqrt(entries * std) / self.rank**0.25 / torch.linalg.vector_norm(B, dim=(-2, -1), keepdim=True)
+        gram = torch.einsum("...iqk,...lqk->...il", B, B)
+        squares = torch.einsum("...ipj,...il,...lpj->...pj", A, gram, A)
+        A *= (math.sqrt(entries) * std * squares.rsqrt()).unsqueeze(-3)
         nn.init.ones_(self.S)
-        nn.init.normal_(self.A, std=factor)
-        nn.init.normal_(self.B, std=factor)
+        self.A.copy_(A)
+        self.B.copy_(B)
 
     @torch.no_grad()
     def set_nearest(self, W: Tensor) -> None:
-        """Set the factors to the nearest ones of ``W [m, n]``: exact at full rank (see ``kron.nearest_factors``)."""
-        for parameter, value in zip((self.S, self.A, self.B), kron.nearest_factors(W, self.shape, self.rank)):
+        """Set the factors to the nearest ones of ``W [m, n]``: exact at full rank (see ``kron.nearest_factors``).
+
+        ``energy`` is the share of ``||W||_F^2`` that they keep: the rest of ``W`` is orthogonal to them.
+        """
+        S, A, B = kron.nearest_factors(W, self.shape, self.rank)
+        for parameter, value in zip((self.S, self.A, self.B), (S, A, B)):
             parameter.copy_(value.reshape(parameter.shape))
+        whole = float(torch.linalg.vector_norm(W, dtype=torch.promote_types(W.dtype, torch.float32)))
+        kept = float(torch.linalg.vector_norm(kron.materialize(S, A, B).float())) if whole else 1.0
+        self.energy = min(1.0, (kept / (whole or 1.0)) ** 2)
 
     @property
     def in_features(self) -> int:
@@ -149,6 +172,7 @@ class KroneckerLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.shape}, "
             f"rank={self.rank}, evaluation={self.evaluation}, bias={self.bias is not None}"
+            + ("" if self.energy is None else f", energy={self.energy:.1%}")
         )
 
 

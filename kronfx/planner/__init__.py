@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kronfx.errors import PlanError
 from kronfx.planner.budget import Limit, limits_of, within
-from kronfx.planner.choose import DEFAULT_RANK, Energies, Setting, choose
+from kronfx.planner.choose import DEFAULT_RANK, Energies, Setting, choose_all
 from kronfx.planner.wishes import BlockWish, Names, Overrides, RankWish, Wish, selected, wishes_of
 from kronfx.records import Budget, Choice, Objective, Plan, Rates, Refusal, Site
 from kronfx.solver import Pair
 
 __all__ = ["DEFAULT_RANK", "BlockWish", "Energies", "Limit", "Names", "Overrides", "Pair", "RankWish", "plan_sites"]
+
+Outcome = tuple[Choice, ...] | str  # one for each candidate, or the reason why there is none
 
 
 def plan_sites(
@@ -57,19 +59,21 @@ def plan_sites(
     _require_possible_rank(sites, rank)
     setting = Setting(rows, rates, skip_unprofitable, energies)
     wished = {name: wish for name, wish in wishes.items() if name in wanted}
-    outcomes: dict[str, Choice | str] = {}
+    outcomes: dict[str, Outcome] = {}
     certificate: Budget | None = None
     if max_params is None and max_flops is None:
-        outcomes = {site.name: choose(site, wished[site.name], setting) for site in sites if site.name in wanted}
+        outcomes = {site.name: choose_all(site, wished[site.name], setting) for site in sites if site.name in wanted}
     else:
+        _require_single_blocks(sites, wished)
         limits = limits_of(max_params, max_flops, model_parameters, sites, rows)
-        outcomes, certificate = within(sites, wished, setting, limits, refusals)
+        found, certificate = within(sites, wished, setting, limits, refusals)
+        outcomes = {name: one if isinstance(one, str) else (one,) for name, one in found.items()}
     return _plan(sites, outcomes, refusals, rows, model_parameters, certificate)
 
 
 def _plan(
     sites: Sequence[Site],
-    outcomes: Mapping[str, Choice | str],
+    outcomes: Mapping[str, Outcome],
     refusals: Sequence[Refusal],
     rows: int,
     model_parameters: int,
@@ -79,11 +83,17 @@ def _plan(
     refused: list[Refusal] = []
     for site in sites:
         outcome = outcomes.get(site.name, "not asked for (include / exclude)")
-        if isinstance(outcome, Choice):
-            choices.append(outcome)
-        else:
+        if isinstance(outcome, str):
             refused.append(Refusal(site.name, site.kind, (site.m, site.n), outcome))
+        else:
+            choices += outcome
     return Plan(tuple(choices), (*refused, *refusals), rows, model_parameters, certificate)
+
+
+def _require_single_blocks(sites: Sequence[Site], wishes: Mapping[str, Wish]) -> None:
+    for site in (site for site in sites if site.name in wishes and len(wishes[site.name].blocks) > 1):
+        found = f"{len(wishes[site.name].blocks)} candidate blocks under a budget, which chooses one choice a site"
+        raise PlanError(site.label, found, "one block, or none", "leave the candidates or the budget out")
 
 
 def _require_rates(wishes: Iterable[Wish], rates: object) -> None:

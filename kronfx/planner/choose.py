@@ -61,6 +61,18 @@ class Setting:
         return site.stack * rates.time(self.rows * site.m * site.n, entries, 1)
 
 
+def choose_all(site: Site, wish: Wish, setting: Setting) -> tuple[Choice, ...] | str:
+    """The choice for one site, of several blocks one for each, or the reason it is left alone: every candidate must do,
+    since any of them may be the one that is selected. Raises PlanError as ``choose`` does."""
+    choices: list[Choice] = []
+    for single in wish.each:
+        outcome = choose(site, single, setting)
+        if isinstance(outcome, str):
+            return outcome
+        choices.append(outcome)
+    return tuple(choices)
+
+
 def choose(site: Site, wish: Wish, setting: Setting) -> Choice | str:
     """The choice for one site, or the reason it is left alone. Raises PlanError where it was called by its name."""
     rank = DEFAULT_RANK if wish.rank is None else wish.rank

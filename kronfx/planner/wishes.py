@@ -15,7 +15,8 @@ from kronfx.solver import Pair, contradiction, sides
 Rank = int | Literal["full"]
 Block = tuple[int, int]
 RankWish = Rank | Mapping[str, Rank] | None
-BlockWish = Block | Mapping[str, Block] | None
+Blocks = Block | Sequence[Block]  # several: candidates, side by side
+BlockWish = Blocks | Mapping[str, Blocks] | None
 Name = str | type
 Names = Name | Iterable[Name] | None
 Overrides = Mapping[str, Mapping[str, Any]] | None
@@ -26,13 +27,23 @@ class Wish:
     """What is wanted of one site; ``named`` are the options for which it was called by its own name."""
 
     rank: Rank | None = None
-    block: Block | None = None
+    blocks: tuple[Block, ...] = ()
     min_block: Pair = None
     max_block: Pair = None
     multiple_of: Pair = None
     padding: float = 0.0
     objective: Objective = "params"
     named: frozenset[str] = frozenset()
+
+    @property
+    def block(self) -> Block | None:
+        """The block wished for; of several the first, ``each`` has them all."""
+        return self.blocks[0] if self.blocks else None
+
+    @property
+    def each(self) -> tuple[Wish, ...]:
+        """One wish for each of several blocks."""
+        return tuple(replace(self, blocks=(block,)) for block in self.blocks) or (self,)
 
     @property
     def constraints(self) -> dict[str, Pair]:
@@ -49,7 +60,7 @@ class Wish:
         if option in self.named and not by_name:
             return self
         named = self.named | {option} if by_name else self.named
-        changes: dict[str, Any] = {option: value, "named": named}
+        changes: dict[str, Any] = {"blocks" if option == "block" else option: value, "named": named}
         return replace(self, **changes)
 
 
@@ -71,7 +82,8 @@ def wishes_of(sites: Sequence[Site], base: Wish, rank: RankWish, block: BlockWis
     for pattern, options in _mapping(overrides).items():
         _grant(wishes, "overrides", pattern, _mapping(options))
     for site in sites:
-        _require_consistent(site, wishes[site.name])
+        for single in wishes[site.name].each:
+            _require_consistent(site, single)
     return [wishes[site.name] for site in sites]
 
 
@@ -110,7 +122,7 @@ def _checked(option: str, value: object) -> object:
     if option == "rank":
         return _checked_rank(value)
     if option == "block":
-        return _checked_block(value)
+        return _checked_blocks(value)
     if option == "objective" and value not in OBJECTIVES:
         known = ", ".join(map(repr, OBJECTIVES))
         raise PlanError("", f"objective={value!r}", f"one of {known}", "choose one of these")
@@ -128,6 +140,13 @@ def _checked_rank(value: object) -> Rank:
     if type(value) is not int or value < 1:
         raise PlanError("", f"rank={value!r}", "a positive integer or 'full'", "pass rank=4, say")
     return value
+
+
+def _checked_blocks(value: object) -> tuple[Block, ...]:
+    """A pair is one block; a list of pairs is several."""
+    if isinstance(value, (tuple, list)) and value and all(isinstance(entry, (tuple, list)) for entry in value):
+        return tuple(dict.fromkeys(_checked_block(entry) for entry in value))
+    return (_checked_block(value),)
 
 
 def _checked_block(value: object) -> Block:

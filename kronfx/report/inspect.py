@@ -65,6 +65,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.S.numel() + layer.A.numel() + layer.B.numel(),
             layer.zero_blocks(),
             layer.blocks // layer.shape.blocks,
+            layer.energy,
         )
         for name, layer in kronecker_layers(model).items()
     ]
@@ -92,7 +93,7 @@ def _of_model(model: nn.Module) -> Report:
         for match in found.matches
         if not (isinstance(match.owner, FOLDED) or match.site.name in folded_names)
     ]
-    refusals = tuple(refusal for refusal in found.refusals if refusal.kind != "KroneckerLinear")
+    refusals = tuple(refusal for refusal in found.refusals if refusal.reason != "already factored")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Report(type(model).__name__, (*factored, *folded, *dense), refusals, parameters=trainable)
 

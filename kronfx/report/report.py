@@ -25,14 +25,15 @@ HEADERS = (
     "stored",
     "share",
     "zero blocks",
+    "energy kept",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One linear map: what it is now (``planned``, ``factored``, ``folded``, ``dense`` or ``onnx``), its block grid and
-    rank where it has them, how it runs, the entries of the dense weight, the entries stored now, and the exactly-zero
-    blocks of its ``W``."""
+    rank where it has them, how it runs, the entries of the dense weight, the entries stored now, the exactly-zero
+    blocks of its ``W``, and, after ``init="nearest"``, the share of the energy that its factors kept."""
 
     site: str
     state: str
@@ -44,6 +45,7 @@ class Layer:
     stored: int = 0
     zero_blocks: int | None = None
     stack: int = 1
+    energy: float | None = None
 
     @property
     def dense(self) -> int:
@@ -78,6 +80,7 @@ class Layer:
             self.stored,
             share,
             zero,
+            None if self.energy is None else percent(self.energy, 1),
         )
 
 
@@ -115,11 +118,15 @@ class Report:
         return ", ".join(parts)
 
     def rows(self) -> Sequence[tuple[object, ...]]:
-        """One row a layer, under ``HEADERS``."""
-        return [layer.cells() for layer in self.layers]
+        """One row a layer, under ``headers()``."""
+        return [layer.cells()[: len(self.headers())] for layer in self.layers]
+
+    def headers(self) -> Sequence[str]:
+        """``HEADERS``, without the last where no layer began from a given weight."""
+        return HEADERS if any(layer.energy is not None for layer in self.layers) else HEADERS[:-1]
 
     def __str__(self) -> str:
-        text = render(self.summary(), HEADERS, self.rows()) if self.layers else self.summary()
+        text = render(self.summary(), self.headers(), self.rows()) if self.layers else self.summary()
         return f"{text}\n\n{refusal_table(self.refusals)}" if self.refusals else text
 
     def print(self) -> None:
@@ -137,4 +144,4 @@ class Report:
         return write(path, self._repr_html_().encode(), InspectError)
 
     def _repr_html_(self) -> str:
-        return page(self.summary(), HEADERS, self.rows(), self.refusals)
+        return page(self.summary(), self.headers(), self.rows(), self.refusals)

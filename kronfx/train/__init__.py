@@ -1,5 +1,38 @@
-"""Helpers that train a factored model; each is called from the user's own loop."""
+"""Helpers that train a factored model, and the baselines that train a dense one; each is called from the user's loop.
+
+``BlockSparsity`` drives whole blocks of the factored layers to zero; ``PatternSelection`` trains several block shapes
+side by side until one is left, ``LayerwisePatternSelection`` layer by layer. On dense models ``GroupLasso``,
+``ElasticGroupLasso`` and ``MagnitudePruning`` do so, with the same interface: how a weight is cut (``Blocks``,
+``Rows``, ``Columns``, ``Entries``) and what a group is charged for (``Lasso``, ``Elastic``) are two axes that compose.
+Strengths are numbers or schedules (``Constant``, ``Stepped``, ``Linear``, ``Cosine``); ``History`` keeps what a penalty
+did, and draws it.
+"""
 
 from kronfx.train.block_sparsity import BlockSparsity
+from kronfx.train.group_lasso import ElasticGroupLasso, GroupLasso
+from kronfx.train.groups import Blocks, Columns, Entries, Rows
+from kronfx.train.history import History
+from kronfx.train.magnitude import MagnitudePruning
+from kronfx.train.pattern_selection import LayerwisePatternSelection, PatternSelection
+from kronfx.train.schedules import Constant, Cosine, Linear, Stepped
+from kronfx.train.shrinkage import Elastic, Lasso
 
-__all__ = ["BlockSparsity"]
+__all__ = [
+    "BlockSparsity",
+    "Blocks",
+    "Columns",
+    "Constant",
+    "Cosine",
+    "Elastic",
+    "ElasticGroupLasso",
+    "Entries",
+    "GroupLasso",
+    "History",
+    "Lasso",
+    "LayerwisePatternSelection",
+    "Linear",
+    "MagnitudePruning",
+    "PatternSelection",
+    "Rows",
+    "Stepped",
+]

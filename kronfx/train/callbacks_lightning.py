@@ -17,7 +17,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from kronfx.errors import TrainError
-from kronfx.train.driver import Schedule, SparsityDriver
+from kronfx.train.driver import SparsityDriver
+from kronfx.train.schedules import Schedule
+from kronfx.train.target import Target
 
 
 class BlockSparsityCallback(Callback):
@@ -29,13 +31,15 @@ class BlockSparsityCallback(Callback):
     called for batches that only accumulate gradients. Options: :class:`SparsityDriver`.
 
     ``block_sparsity`` (the share of blocks that are exactly zero), ``block_penalty`` and ``block_strength`` are logged
-    every ``log_every_n_steps``; the strength is kept in checkpoints.
+    every ``log_every_n_steps``; checkpoints keep the state, and a resumed training comes to the same numbers.
 
     Raises TrainError: a module without exactly one optimizer.
     """
 
-    def __init__(self, strength: float = 0.1, target: float | None = None, schedule: Schedule | None = None) -> None:
-        self._driver = SparsityDriver(strength, target, schedule)
+    def __init__(
+        self, strength: float | Schedule = 0.1, target: Target | None = None, freeze_at: float | None = None
+    ) -> None:
+        self._driver = SparsityDriver(strength, target, freeze_at)
         self._hook: RemovableHandle | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,7 +48,7 @@ class BlockSparsityCallback(Callback):
             remedy = "use kronfx.train.BlockSparsity in your own training_step"
             raise TrainError("", f"{len(trainer.optimizers)} optimizers", "one, which trains every S", remedy)
         (optimizer,) = trainer.optimizers
-        self._driver.begin(pl_module, optimizer)
+        self._driver.begin(pl_module, optimizer, 0, 0.0, {})
 
         def proximal_step(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
             self._driver.step(trainer.global_step / max(1, trainer.estimated_stepping_batches))
@@ -65,9 +69,9 @@ class BlockSparsityCallback(Callback):
             self._hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """The strength that a target has found so far."""
-        return {"strength": self._driver.strength}
+        """The state of the training's BlockSparsity."""
+        return self._driver.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
-        self._driver.strength = state_dict["strength"]
+        self._driver.load_state_dict(state_dict)

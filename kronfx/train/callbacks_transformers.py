@@ -14,7 +14,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from kronfx.train.driver import Schedule, SparsityDriver
+from kronfx.train.driver import SparsityDriver
+from kronfx.train.schedules import Schedule
+from kronfx.train.target import Target
 
 
 class BlockSparsityCallback(TrainerCallback):
@@ -28,18 +30,19 @@ class BlockSparsityCallback(TrainerCallback):
     A logger that the Trainer put in front of this callback reads ``log_history`` to see them.
     """
 
-    def __init__(self, strength: float = 0.1, target: float | None = None, schedule: Schedule | None = None) -> None:
-        self._driver = SparsityDriver(strength, target, schedule)
-        self._resumes = target is not None
+    def __init__(
+        self, strength: float | Schedule = 0.1, target: Target | None = None, freeze_at: float | None = None
+    ) -> None:
+        self._driver = SparsityDriver(strength, target, freeze_at)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The model and its optimizer are wrapped, placed and sharded by now."""
-        logged = [log["block_strength"] for log in state.log_history if "block_strength" in log]
-        if self._resumes and logged:
-            self._driver.strength = logged[-1]
-        self._driver.begin(kwargs["model"], kwargs["optimizer"])
+        logged: dict[str, float] = next((log for log in reversed(state.log_history) if "block_strength" in log), {})
+        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate's wrapper has no hooks
+        progress = (state.global_step - 1) / max(1, state.max_steps)
+        self._driver.begin(kwargs["model"], optimizer, state.global_step, progress, logged)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,0 +1,60 @@
+"""The baselines that shrink: group LASSO and elastic group LASSO on a dense model, by their proximal steps."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import Optimizer
+
+from kronfx.train.dense import GroupsWish, dense_parts
+from kronfx.train.penalty import Penalty
+from kronfx.train.schedules import Schedule
+from kronfx.train.shrinkage import Elastic, Lasso, Shrinkage
+from kronfx.train.target import Target
+
+
+class GroupLasso(Penalty):
+    """``task + strength * sum over groups of ||W_g||_F`` (paper, Eq. 1) on the dense weights of a model.
+
+    ::
+
+        penalty = kx.train.GroupLasso(model, kx.train.Blocks(2, 2), strength=0.1, optimizer=optimizer)
+
+    ``groups`` is one way to cut every ``nn.Linear`` (``Blocks(m2, n2)``, ``Rows()``, ``Columns()``, ``Entries()``), or
+    a mapping from names or globs to such, which may name any weight. ``shrinkage`` is what a group is charged for:
+    any of them goes with any groups. One step shrinks every norm by learning rate times strength. ``strength``,
+    ``target`` and ``optimizer``, and the loop around them: as :class:`BlockSparsity`'s.
+
+    Train with SGD: Adam's steps are about ``lr`` long whatever the gradient, so it weighs the shrinking against signs.
+    Linear 10x784 on MNIST, 86.5% of the 2x2 blocks zero, frozen at 0.4 of 10 epochs, one seed: 84.98 and 86.07 under
+    Adam (rate 0.002, 0.01), 89.10 under SGD with momentum 0.9 (rate 0.02, from strength 0.001).
+
+    Raises TrainError: no weight to cut, one that cannot be cut so, and whatever BlockSparsity raises.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: GroupsWish,
+        strength: float | Schedule = 0.1,
+        target: Target | None = None,
+        optimizer: Optimizer | None = None,
+        shrinkage: Shrinkage | None = None,
+    ) -> None:
+        parts = dense_parts(model, groups, Lasso() if shrinkage is None else shrinkage)
+        super().__init__(parts, strength, target, optimizer)
+
+
+class ElasticGroupLasso(GroupLasso):
+    """``task + strength * sum over groups of (||W_g||_F + ridge / 2 ||W_g||_F^2)``: :class:`GroupLasso` with
+    ``shrinkage=Elastic(ridge)``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: GroupsWish,
+        strength: float | Schedule = 0.1,
+        target: Target | None = None,
+        optimizer: Optimizer | None = None,
+        ridge: float = 1.0,
+    ) -> None:
+        super().__init__(model, groups, strength, target, optimizer, Elastic(ridge))

@@ -1,0 +1,115 @@
+"""The training report: what a penalty did over the steps, one JSON line each, and drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from kronfx.errors import TrainError
+from kronfx.files import PathLike
+from kronfx.svg import Chart, Points, figure
+
+
+class Watched(Protocol):
+    """What a line is read from: any penalty of ``kronfx.train``."""
+
+    @property
+    def strength(self) -> float:
+        """As it is now."""
+
+    def penalty(self) -> Tensor:
+        """Its value."""
+
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """``(zero groups, groups)`` of every layer."""
+
+
+class History:
+    """Appends one line a :meth:`record` to a file, and draws them.
+
+    ::
+
+        history = kx.train.History("run.jsonl")
+        ...
+        history.record(step, sparsity, loss=float(loss))       # as often as you like
+        history.draw("run.svg")
+
+    A line is ``{"step", "sparsity", "penalty", "strength", "layers": {name: [zero, groups]}}`` and the figures given by
+    name. It is written as a whole, by one append: a run that dies leaves whole lines, a resumed one goes on below them,
+    and the lines of steps that are run again replace the older ones in :meth:`lines`.
+
+    Raises TrainError: a file that cannot be written, a figure that is no finite number.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+
+    def record(self, step: int, penalty: Watched, **figures: float) -> dict[str, Any]:
+        """Append the line of this step; returns it."""
+        layers = penalty.layers()
+        zero, groups = (sum(column) for column in zip(*layers.values()))
+        bad = {name: value for name, value in figures.items() if not math.isfinite(value)}
+        if bad:
+            name, value = next(iter(bad.items()))
+            raise TrainError("", f"{name}={value} at step {step}", "a finite figure", "leave it out of this line")
+        line = {"step": step, "sparsity": zero / groups, "penalty": float(penalty.penalty())}
+        line |= {"strength": penalty.strength, **{name: float(value) for name, value in figures.items()}}
+        line = {**line, "layers": {name: list(counted) for name, counted in layers.items()}}
+        self._append(json.dumps(line) + "\n")
+        return line
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines in the order of their steps, of each step the last. Raises TrainError on a file that has others."""
+        found: dict[int, dict[str, Any]] = {}
+        text = self.path.read_text() if self.path.is_file() else ""
+        for number, raw in enumerate(text.splitlines(), 1):
+            try:
+                line = json.loads(raw)
+                found[line["step"]] = line
+            except (ValueError, TypeError, KeyError):
+                remedy = "delete that line, or record into another file"
+                raise TrainError(
+                    f"{self.path}:{number}", f"{raw[:40]!r}", "a line that History wrote", remedy
+                ) from None
+        return [found[step] for step in sorted(found)]
+
+    def draw(self, path: PathLike) -> Path:
+        """Write the zero groups, of the whole and of every layer, the penalty, the strength and every other figure over
+        the steps as one SVG file; returns its path. Raises TrainError where nothing was recorded."""
+        lines = self.lines()
+        if not lines:
+            raise TrainError(str(self.path), "no line", "one at least", "call record() while training")
+        names = list(dict.fromkeys(name for line in lines for name in line))
+        shares = {"all": _curve(lines, "sparsity")}
+        for layer in dict.fromkeys(name for line in lines for name in line["layers"]):
+            counts = [(line["step"], line["layers"][layer]) for line in lines if layer in line["layers"]]
+            shares[layer] = [(step, 100 * zero / groups) for step, (zero, groups) in counts]
+        shares["all"] = [(step, 100 * share) for step, share in shares["all"]]
+        shares = {"all": shares["all"]} if len(shares) == 2 else shares
+        charts = [Chart(shares, "Zero groups", "optimizer steps", "% exactly zero")]
+        for name in names:
+            if name not in ("step", "sparsity", "layers"):
+                title = name[:1].upper() + name[1:]
+                charts.append(Chart({name: _curve(lines, name)}, title, "optimizer steps", name))
+        return figure(path, charts)
+
+    def _append(self, text: str) -> None:
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                os.write(file, text.encode())
+            finally:
+                os.close(file)
+        except OSError as refused:
+            found = f"cannot write {self.path}: {refused.strerror}"
+            raise TrainError("", found, "a file that can be written", "choose another path") from refused
+
+
+def _curve(lines: Sequence[dict[str, Any]], name: str) -> Points:
+    return [(line["step"], line[name]) for line in lines if name in line]

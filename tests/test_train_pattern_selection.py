@@ -1,0 +1,356 @@
+"""Pattern selection: the terms in closed form, the right pattern survives, losers leave model and optimizer."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from models import Branching, lenet5, mlp
+from oracles import dense
+from torch import Tensor, nn
+
+import kronfx as kx
+from kronfx.errors import PlanError, TrainError
+from kronfx.layers import KroneckerCandidates, KroneckerLinear, candidates_of, factored_sites
+from kronfx.train import LayerwisePatternSelection, PatternSelection, Stepped
+
+EXACT = 1e-10  # relative, float64: sums of at most some hundred products
+CLOSE = 1e-5  # float32, the same sums
+BLOCKS = [(2, 2), (4, 4), (8, 8)]
+
+
+def _linear(rank: int = 1, blocks: list[tuple[int, int]] = BLOCKS, seed: int = 0, dtype=torch.float32) -> nn.Sequential:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(16, 16, dtype=dtype))
+    return kx.factorize(model, rank=rank, block=blocks)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """``sum_k W^(k)`` by ``torch.kron``."""
+    return sum(dense(x.S.detach(), x.A.detach(), x.B.detach()) for x in candidates_of(layer))
+
+
+def _teacher(block: tuple[int, int], seed: int) -> Tensor:
+    """``W [16, 16]``, one Kronecker product with this block shape, of norm 4."""
+    generator = torch.Generator().manual_seed(seed)
+    W = torch.kron(
+        torch.randn(16 // block[0], 16 // block[1], generator=generator), torch.randn(block, generator=generator)
+    )
+    return W / W.norm() * 4
+
+
+def _fit(
+    model: nn.Module, W: Tensor, selection: PatternSelection, optimizer: torch.optim.Optimizer, steps: int
+) -> None:
+    """That many steps of it."""
+    for _ in _steps(model, W, selection, optimizer, steps):
+        pass
+
+
+def _steps(
+    model: nn.Module, W: Tensor, selection: PatternSelection, optimizer: torch.optim.Optimizer, steps: int
+) -> Iterator[None]:
+    """Regression on random rows, the loop of the documentation."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(steps):
+        x = torch.randn(64, W.shape[1], generator=generator, dtype=W.dtype)
+        loss = (model(x) - x @ W.T).square().mean() + selection.penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        selection.step()
+        yield
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_the_pattern_that_made_the_weight_survives(block: tuple[int, int], kind: str) -> None:
+    model, W = _linear(), _teacher(block, 0)
+    optimizer = (
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        if kind == "sgd"
+        else torch.optim.Adam(model.parameters(), lr=0.003)
+    )
+    selection = PatternSelection(model, strength=0.0, optimizer=optimizer, growth=1.01)
+    steps = _steps(model, W, selection, optimizer, 1500 if kind == "adam" else 600)
+    assert any(selection.selected is not None for _ in steps)  # and no further
+    assert selection.selected == block
+    assert type(model[0]) is KroneckerLinear
+    assert model[0].shape.block == block
+
+
+def test_candidates_add_up_and_start_at_the_variance_of_the_weight() -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(96, 64)
+    layer = kx.factorize(plain, rank=3, block=[(2, 2), (4, 8), (16, 4)])
+    assert isinstance(layer, KroneckerCandidates)
+    x, W = torch.randn(5, 96), _weight(layer)
+    torch.testing.assert_close(layer.weight, W, rtol=CLOSE, atol=CLOSE)
+    torch.testing.assert_close(layer(x), x @ W.T + plain.bias, rtol=CLOSE, atol=CLOSE)
+    assert (layer.in_features, layer.out_features) == (96, 64)
+    # Three sums of 3 products of normals each, 6144 entries that share factors: within a third of the deviation.
+    assert float(W.std()) == pytest.approx(float(plain.weight.detach().std()), rel=1 / 3)
+
+
+def test_nearest_candidates_of_full_rank_add_up_to_the_weight() -> None:
+    torch.manual_seed(0)
+    model = mlp(12, 8)
+    nearest = kx.factorize(model, init="nearest", rank="full", block=[(2, 2), (4, 3)])
+    torch.testing.assert_close(nearest[0].weight, model[0].weight, rtol=CLOSE, atol=CLOSE)
+
+
+def test_the_group_term_is_the_norm_of_whole_patterns() -> None:
+    """``lambda1 sum_k sqrt(sum_l ||W^(l,k)||^2)``, each layer in units of its candidates' mean norm at the start."""
+    torch.manual_seed(0)
+    model = kx.factorize(mlp(8, 12, 16).double(), rank=2, block=[(2, 2), (4, 4)])
+    selection = PatternSelection(model, strength=0.0, group=0.7)
+    layers = [candidates_of(site) for site in factored_sites(model).values()]
+    squares = [[float(dense(x.S, x.A, x.B).square().sum()) for x in layer] for layer in layers]
+    shares = [[2 * s / sum(layer) for s in layer] for layer in squares]
+    wanted = [((a + b) / 2) ** 0.5 for a, b in zip(*shares)]
+    assert list(selection.norms()) == ["2x2", "4x4"]
+    assert list(selection.norms().values()) == pytest.approx(wanted, rel=EXACT)
+    assert float(selection.penalty()) == pytest.approx(0.7 * sum(wanted), rel=EXACT)
+
+
+def test_the_gradient_of_the_group_term() -> None:
+    """Against a difference quotient of the norm of the explicit weights."""
+    model = _linear(2, dtype=torch.float64)
+    selection = PatternSelection(model, strength=0.0, group=1.0)
+    layers = candidates_of(model[0])
+    unit = sum(float(x.weight.detach().square().sum()) for x in layers) / 3
+    selection.penalty().backward()
+
+    def value(B: Tensor) -> float:
+        return float((dense(layers[1].S, layers[1].A, B).square().sum() / unit).sqrt())
+
+    B, step = layers[1].B.detach(), 1e-6
+    nudge = torch.zeros_like(B)
+    nudge[1, 2, 3] = step
+    quotient = (value(B + nudge) - value(B - nudge)) / (2 * step)
+    assert float(layers[1].B.grad[1, 2, 3]) == pytest.approx(quotient, rel=1e-6)  # central: step^2, and eps / step
+
+
+def test_l1_is_a_soft_threshold_at_a_held_scale() -> None:
+    model = _linear(dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    selection = PatternSelection(model, strength=0.1, group=0.0, optimizer=optimizer)
+    S = [x.S.detach().clone() for x in candidates_of(model[0])]
+    weights = [x.weight.detach() for x in candidates_of(model[0])]
+    (0.0 * model(torch.ones(1, 16, dtype=torch.float64)).sum() + selection.penalty()).backward()
+    optimizer.step()
+    selection.step()
+    for layer, before, W in zip(candidates_of(model[0]), S, weights):
+        share = (before.sign() * (before.abs() - 0.05).clamp_min(0) / before).repeat_interleave(layer.shape.m2, 0)
+        wanted = W * share.repeat_interleave(layer.shape.n2, 1)
+        torch.testing.assert_close(layer.weight.detach(), wanted, rtol=EXACT, atol=EXACT)
+        assert float(layer.S.square().mean()) == pytest.approx(1, rel=EXACT)
+
+
+def _lose(model: nn.Module, site: str, k: int) -> None:
+    """Make a candidate all but zero, and let one step of training find it."""
+    with torch.no_grad():
+        candidates_of(factored_sites(model)[site])[k].A.mul_(1e-4)
+
+
+def _train_once(model: nn.Module, selection: PatternSelection, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    optimizer.zero_grad()
+    (model(x).square().mean() + selection.penalty()).backward()
+    optimizer.step()
+    selection.step()
+
+
+def test_a_loser_leaves_the_model_and_the_optimizer_at_every_layer() -> None:
+    torch.manual_seed(0)
+    model = kx.factorize(mlp(8, 8, 8), rank=1, block=[(2, 2), (4, 4), (2, 4)])
+    biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
+    others = [parameter for name, parameter in model.named_parameters() if not name.endswith("bias")]
+    optimizer = torch.optim.Adam([{"params": others}, {"params": biases, "lr": 0.1}], lr=1e-3)
+    selection = PatternSelection(model, optimizer=optimizer)
+    x = torch.randn(4, 8)
+    _train_once(model, selection, optimizer, x)
+    hooked = []
+    model[0].register_forward_hook(lambda *_: hooked.append(1))
+    for layers in (("0", "2"), ("0", "2")):
+        for site in layers:
+            _lose(model, site, 0)
+        before = sum(p.numel() for p in model.parameters())
+        _train_once(model, selection, optimizer, x)
+        assert sum(p.numel() for p in model.parameters()) < before
+    assert selection.selected == (2, 4)
+    assert [type(model[0]), type(model[2])] == [KroneckerLinear] * 2
+    assert hooked, "hooks stay with the layer"
+    left = list(model.parameters())
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in left}
+    assert {id(p) for p in optimizer.state} == {id(p) for p in left}
+    assert [len(g["params"]) for g in optimizer.param_groups] == [6, 2]
+    again = torch.optim.Adam([p for n, p in model.named_parameters() if not n.endswith("bias")])
+    assert [p.shape for p in again.param_groups[0]["params"]] == [p.shape for p in optimizer.param_groups[0]["params"]]
+    _train_once(model, selection, optimizer, x)
+
+
+def test_what_is_left_is_an_ordinary_factored_model(tmp_path: Path) -> None:
+    model = _linear()
+    selection = PatternSelection(model)
+    kept = _weight(candidates_of(model[0])[2])
+    for _ in range(2):
+        _lose(model, "0", 0)
+        selection.penalty()
+        selection.step()
+    assert selection.selected == (8, 8)
+    x = torch.randn(3, 16)
+    folded = kx.fold(model)
+    # The L1 step has scaled W^(k) by at most 2 lr strength = 2e-5 since.
+    torch.testing.assert_close(folded[0].weight, kept, rtol=1e-4, atol=1e-6)
+    assert list(kx.factors(model)) == ["0"]
+    assert [layer.block for layer in kx.inspect(model).layers] == [(8, 8)]
+    kx.save(model, tmp_path / "saved")
+    loaded = kx.load(nn.Sequential(nn.Linear(16, 16)), tmp_path / "saved")
+    assert torch.equal(loaded(x), model(x))
+    assert list(loaded.state_dict()) == list(model.state_dict()) == ["0.S", "0.A", "0.B", "0.bias"]
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    kx.export_onnx(model, tmp_path / "model.onnx", x)
+
+
+def test_candidates_fold_export_save_and_count_as_their_sum(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    blocks = {"fc1": [(8, 16), (4, 8)], "fc2": [(4, 8), (6, 4)], "3": [(4, 1), (8, 2)]}
+    model = kx.factorize(lenet5(), rank=2, block=blocks, include=list(blocks)).eval()
+    x = torch.randn(2, 1, 28, 28)
+    folded = kx.fold(model)
+    torch.testing.assert_close(folded(x), model(x), rtol=CLOSE, atol=CLOSE)
+    assert [folded.fc1.shape.block, folded.fc2.shape.block] == [(4, 8), (2, 4)]
+    torch.testing.assert_close(folded.fc2.weight, _weight(model.fc2), rtol=CLOSE, atol=CLOSE)
+    assert list(kx.factors(model)) == ["3.0", "3.1", "fc1.0", "fc1.1", "fc2.0", "fc2.1"]
+    report = kx.export_onnx(model, tmp_path / "model.onnx", x, lowering="factors")
+    assert [layer.lowering for layer in report.layers if layer.site == "fc1"] == ["dense"]
+    kx.save(model, tmp_path / "saved")
+    assert torch.equal(kx.load(lenet5(), tmp_path / "saved").eval()(x), model(x))
+    traced = kx.graph(model)
+    torch.testing.assert_close(kx.fold(traced)(x), model(x), rtol=CLOSE, atol=CLOSE)
+
+
+def test_an_owner_that_keeps_its_forward_holds_candidates_too() -> None:
+    torch.manual_seed(0)
+    model = kx.factorize(Branching(), rank=1, block=[(2, 2), (4, 4)], include="w")
+    x = torch.ones(1, 8)
+    torch.testing.assert_close(model(x), x @ _weight(factored_sites(model)["w"]).T, rtol=CLOSE, atol=CLOSE)
+    torch.testing.assert_close(kx.fold(model)(x), model(x), rtol=CLOSE, atol=CLOSE)
+    selection = PatternSelection(model)
+    _lose(model, "w", 0)
+    selection.penalty()
+    selection.step()
+    assert selection.selected == (4, 4)
+    torch.testing.assert_close(model.w, _weight(factored_sites(model)["w"]), rtol=CLOSE, atol=CLOSE)
+
+
+def test_every_layer_may_select_for_itself() -> None:
+    torch.manual_seed(0)
+    model = kx.factorize(mlp(8, 8, 8), rank=1, block={"0": [(2, 2), (4, 4)], "2": [(2, 2), (4, 4), (2, 4)]})
+    with pytest.raises(TrainError, match="3 candidates, and 2 at 0"):
+        PatternSelection(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    selection = LayerwisePatternSelection(model, optimizer=optimizer)
+    for site, k in (("0", 0), ("2", 2), ("2", 1)):
+        assert selection.selected is None
+        _lose(model, site, k)
+        _train_once(model, selection, optimizer, torch.randn(4, 8))
+    assert selection.selected == {"0": (4, 4), "2": (2, 2)}
+
+
+def test_all_collapsing_warns_eases_off_and_leaves_a_model() -> None:
+    """A group term far too strong for the task: without easing off every norm goes to zero."""
+    model, W = _linear(), _teacher((4, 4), 0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    selection = PatternSelection(model, strength=0.0, group=100.0, optimizer=optimizer)
+    with pytest.warns(UserWarning, match="all patterns are collapsing"):
+        _fit(model, W, selection, optimizer, 1500)
+    assert float(_weight(model[0]).norm()) > 0.5 * float(W.norm())
+
+
+def test_a_resumed_selection_comes_to_the_same_numbers(tmp_path: Path) -> None:
+    W = _teacher((4, 4), 0)
+
+    def start(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer, PatternSelection]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+        group = Stepped(0.05, add=0.01, every=20)
+        return model, optimizer, PatternSelection(model, group=group, optimizer=optimizer)
+
+    model, optimizer, selection = start(_linear(seed=1))
+    _fit(model, W, selection, optimizer, 30)
+    kx.save(model, tmp_path / "saved")
+    state = selection.state_dict()
+    other, its_optimizer, its_selection = start(kx.load(nn.Sequential(nn.Linear(16, 16)), tmp_path / "saved"))
+    its_selection.load_state_dict(state)
+    for each in ((model, selection, optimizer), (other, its_selection, its_optimizer)):
+        _fit(each[0], W, each[1], each[2], 30)
+    assert selection.norms() == its_selection.norms()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+    with pytest.raises(TrainError, match="the same candidates"):
+        PatternSelection(_linear(rank=2)).load_state_dict(state)
+
+
+def test_a_loss_without_the_penalty_is_told_once() -> None:
+    model = _linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    selection = PatternSelection(model, optimizer=optimizer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            model(torch.ones(1, 16)).sum().backward()
+            optimizer.step()
+            selection.step()
+    assert [str(w.message).partition(";")[0] for w in caught if "group term" in str(w.message)] == [
+        "train: the group term is in no loss, so that no pattern can lose"
+    ]
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(TrainError, match="no layer of the model has candidates"):
+        PatternSelection(kx.factorize(mlp(8, 8), rank=1, block=(2, 2)))
+    frozen = _linear()
+    candidates_of(frozen[0])[1].S.requires_grad_(False)
+    with pytest.raises(TrainError, match="S of a candidate is frozen"):
+        PatternSelection(frozen)
+    with pytest.raises(TrainError, match="in no parameter group"):
+        PatternSelection(_linear(), optimizer=torch.optim.SGD(mlp(2, 2).parameters(), lr=0.1))
+    with pytest.raises(TrainError, match="growth=0.5"):
+        PatternSelection(_linear(), growth=0.5)
+    with pytest.raises(TrainError, match="group=-1.0"):
+        PatternSelection(_linear(), group=-1.0)
+    model = _linear()
+    selection = PatternSelection(model)
+    with torch.no_grad():
+        candidates_of(model[0])[0].A.fill_(float("nan"))
+    selection.penalty()
+    with pytest.raises(TrainError, match="NaN or infinite factors"):
+        selection.step()
+    zero = mlp(8, 8)
+    nn.init.zeros_(zero[0].weight)
+    with pytest.raises(TrainError, match="finite ones that are not all zero"):
+        PatternSelection(kx.factorize(zero, init="nearest", rank=1, block=[(2, 2), (4, 4)]))
+
+
+def test_a_site_is_left_alone_unless_every_candidate_fits() -> None:
+    plan = kx.plan(mlp(16, 12, 10), rank=1, block=[(2, 2), (4, 4)])
+    assert [(c.site.name, c.shape.block) for c in plan.choices] == [("0", (2, 2)), ("0", (4, 4))]
+    assert [r.site for r in plan.refusals] == ["2"]
+    assert plan.dense_parameters == 16 * 12
+    assert kx.plan(mlp(4, 4), block=[2, 2], rank=1).choices == kx.plan(mlp(4, 4), block=(2, 2), rank=1).choices
+    assert kx.Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(PlanError, match="does not divide"):
+        kx.plan(mlp(16, 12, 10), rank=1, block={"2": [(2, 2), (4, 4)]})
+
+
+def test_candidates_come_by_overrides_too_and_not_under_a_budget() -> None:
+    blocks = [(2, 2), (4, 4), (2, 2)]  # the third is the first
+    plan = kx.plan(mlp(16, 12, 8), rank=1, block=(2, 4), overrides={"0": {"block": blocks}})
+    assert [(c.site.name, c.shape.block) for c in plan.choices] == [("0", (2, 2)), ("0", (4, 4)), ("2", (2, 4))]
+    with pytest.raises(PlanError, match=r"0 \(12x16\): 2 candidate blocks under a budget"):
+        kx.plan(mlp(16, 12, 8), block=blocks, max_params=0.5)
+    with pytest.raises(PlanError, match="block="):
+        kx.plan(mlp(16, 12), block=[(2, 2), (4, 0)])
