@@ -294,11 +294,27 @@ def test_a_target_out_of_reach_is_said_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert_said_once(caught, "0 of 72 groups are zero (a learning rate of 0); the target 0.5 is out of reach")
 
 
-def test_frozen_short_of_its_target_it_says_how_far() -> None:
+@pytest.mark.parametrize("target", [0.5, {"0": 0.25, "4": 0.75}])
+def test_frozen_short_of_its_target_it_cuts_the_smallest_off_and_says_so(target: Any) -> None:
+    """Equal sizes too: every ``S`` starts at 1, so that only some of those that tie may go."""
     model = factored()
-    penalty = BlockSparsity(model, 0.001, target=0.5, optimizer=optimizer_of(model))
-    with pytest.warns(UserWarning, match=r"the model is frozen at 0 of 72 zero groups, short of the target 0.5"):
+    S = kx.factors(model)["4"].S
+    with torch.no_grad():
+        S.copy_(1 + torch.rand(S.shape))
+    before = {name: factors.S.detach().clone() for name, factors in kx.factors(model).items()}
+    penalty = BlockSparsity(model, 0.001, target=target, optimizer=optimizer_of(model))
+    with pytest.warns(UserWarning, match=r"frozen with 0 of \d+ groups shrunk to zero; the smallest \d+ were cut off"):
         penalty.freeze()
+    wanted = {"": target} if isinstance(target, float) else target
+    for where, share in wanted.items():
+        counted = [pair for name, pair in penalty.layers().items() if where in ("", name)]
+        zero, groups = (sum(column) for column in zip(*counted))
+        assert zero == round(share * groups)
+    for name, factors in kx.factors(model).items():
+        alive = factors.S.detach() != 0
+        assert torch.equal(factors.S.detach()[alive], before[name][alive])
+        if not alive.all() and alive.any():
+            assert before[name][~alive].max() <= before[name][alive].min()
 
 
 def test_a_layer_that_loses_all_its_blocks_is_named_once() -> None:

@@ -125,14 +125,10 @@ class Penalty:
     def freeze(self) -> None:
         """Fix the zero groups: from now on ``step`` keeps them zero, shrinks nothing, and the rest recovers.
 
-        Warns where a target is not reached.
+        Where a target is not reached yet, the smallest groups are cut off until it is, with a warning.
         """
-        counted = self.layers()
         for where, loop in self._loops.items():
-            zero, groups = (sum(column) for column in zip(*(counted[name] for name in loop.names)))
-            if zero < loop.count:
-                text = f"train: {where or 'the model'} is frozen at {zero} of {groups} zero groups, short of the target"
-                warnings.warn(f"{text} {loop.target:g}; freeze later or start from a larger strength", stacklevel=3)
+            self._cut(where, loop)
         self._kept = {name: part.alive() for name, part in self._parts.items()}
         self._keep()
 
@@ -192,6 +188,26 @@ class Penalty:
             strength = loop.toward([named[name] for name in loop.names], of_loop)
             found |= {name: rates[name] * strength for name in loop.names}
         return list(found.values())
+
+    def _cut(self, where: str, loop: Loop) -> None:
+        """Zero the smallest groups of a target that the shrinking has not reached."""
+        parts = [self._parts[name] for name in loop.names]
+        sizes = _together([part.sizes() * part.alive() for part in parts])
+        every = torch.cat(sizes)
+        zero = int((every == 0).sum())
+        if zero >= loop.count:
+            return
+        alive = torch.ones_like(every, dtype=torch.bool)
+        alive[every.argsort(stable=True)[: loop.count]] = False
+        for part, kept in zip(parts, alive.split([part.groups for part in parts])):
+            part.keep(kept.to(part.parameter.device))
+        text = (
+            f"train: {where or 'the model'} is frozen with {zero} of {len(every)} groups shrunk to zero; the smallest"
+        )
+        remedy = "freeze later or start from a larger strength to have them chosen in training"
+        warnings.warn(
+            f"{text} {loop.count - zero} were cut off to meet the target {loop.target:g}; {remedy}", stacklevel=4
+        )
 
     def _closed(self, target: Target) -> dict[str, Loop]:
         if not isinstance(self._schedule, Constant):
