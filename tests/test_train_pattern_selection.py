@@ -347,10 +347,12 @@ def test_a_site_is_left_alone_unless_every_candidate_fits() -> None:
 
 
 def test_candidates_come_by_overrides_too_and_not_under_a_budget() -> None:
-    blocks = [(2, 2), (4, 4), (2, 2)]  # the third is the first
+    blocks = [(2, 2), (4, 4), (2, 2)]  # the third is the first: another layer's may differ there
     plan = kx.plan(mlp(16, 12, 8), rank=1, block=(2, 4), overrides={"0": {"block": blocks}})
-    assert [(c.site.name, c.shape.block) for c in plan.choices] == [("0", (2, 2)), ("0", (4, 4)), ("2", (2, 4))]
-    with pytest.raises(PlanError, match=r"0 \(12x16\): 2 candidate blocks under a budget"):
+    assert [c.shape.block for c in plan.choices] == [*blocks, (2, 4)]
+    model = kx.factorize(mlp(16, 12, 8), rank=1, block={"0": blocks, "2": [(2, 2), (4, 4), (8, 4)]})
+    assert list(PatternSelection(model).norms()) == ["2x2", "4x4", "0 2x2, 2 8x4"]
+    with pytest.raises(PlanError, match=r"0 \(12x16\): 3 candidate blocks under a budget"):
         kx.plan(mlp(16, 12, 8), block=blocks, max_params=0.5)
     with pytest.raises(PlanError, match="block="):
         kx.plan(mlp(16, 12), block=[(2, 2), (4, 0)])

@@ -28,7 +28,7 @@ def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]
     x = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape([f"d{i}" for i in range(len(dims))]))
     assert x.shape is not None
     x.shape[1 if linear.node.op_type == "Conv" else -2 if linear.channels_first else -1] = layer.kept.dims[1]
-    nodes = _quantized(linear, x) if linear.zero_points is not None else [_copy(linear.node, {linear.x: x})]
+    nodes = _quantized(linear, x) if linear.zero_points is not None else [_copy(linear.node, {_read(linear): x})]
     y = nodes[-1].outputs[0]
     y.name, y.type, y.shape = "y", ir.TensorType(kind), ir.Shape([None] * len(dims))
     constants = {v: None for node in nodes for v in node.inputs if v is not None and v.const_value is not None}
@@ -54,10 +54,16 @@ def _quantized(linear: Linear, x: ir.Value) -> list[ir.Node]:
     quantize = ir.Node("", "DynamicQuantizeLinear", [x], num_outputs=3)
     small, scale, zero_point = quantize.outputs
     x_zero = linear.zero_points[0] if linear.zero_points is not None else None
-    replaced = {linear.x: small} if x_zero is None else {linear.x: small, x_zero: zero_point}
+    replaced = {_read(linear): small} if x_zero is None else {_read(linear): small, x_zero: zero_point}
     product = _copy(linear.node, replaced)
     cast = ir.Node("", "Cast", product.outputs, [ir.AttrInt64("to", ir.DataType.FLOAT)])
     return [quantize, product, cast, ir.Node("", "Mul", [cast.outputs[0], scale])]
+
+
+def _read(linear: Linear) -> ir.Value:
+    """What the node itself reads: ``x``, or what an exporter flattened of it."""
+    flat = linear.node.inputs[0]
+    return linear.x if flat is None or not linear.around else flat
 
 
 def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:

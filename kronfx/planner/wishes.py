@@ -143,9 +143,9 @@ def _checked_rank(value: object) -> Rank:
 
 
 def _checked_blocks(value: object) -> tuple[Block, ...]:
-    """A pair is one block; a list of pairs is several."""
+    """A pair is one block; a list of pairs is several. One may stand twice: patterns are told apart by position."""
     if isinstance(value, (tuple, list)) and value and all(isinstance(entry, (tuple, list)) for entry in value):
-        return tuple(dict.fromkeys(_checked_block(entry) for entry in value))
+        return tuple(_checked_block(entry) for entry in value)
     return (_checked_block(value),)
 
 
