@@ -194,7 +194,8 @@ def main() -> None:
         for run in runs:
             run.rate = best_rate(run, corpus, given.steps, given.batch, progress)
             train(run, corpus, given.steps, given.batch, progress)
-            report = kx.export_onnx(run.model.eval(), given.out / f"{run.name.replace(' ', '_')}.onnx", example)
+            path = given.out / f"{run.name.replace(' ', '_')}.onnx"
+            report = kx.export_onnx(run.model.eval(), path, example, optimize_for="size")
             count, (seconds, loss) = sum(p.numel() for p in run.model.parameters()), run.curve[-1]
             table.add_row(run.name, f"{count:,}", f"{run.rate:g}", f"{loss:.3f}", f"{seconds:.0f}", f"{report.bytes:,}")
     Console().print(table)
