@@ -192,7 +192,7 @@ def test_bad_input_is_told_what_to_do() -> None:
     model = mlp(16, 24, 8)
     with pytest.raises(TrainError, match=r"0 \(24x16\): blocks of 5x2 in a weight of 24x16; .* give each layer"):
         GroupLasso(model, Blocks(5, 2))
-    with pytest.raises(TrainError, match="groups names 'fc'; needed a weight of the model .0, 2.; name one"):
+    with pytest.raises(TrainError, match="groups names 'fc'; needed what it can act on: 0, 2; name one"):
         GroupLasso(model, {"fc": Rows()})
     with pytest.raises(TrainError, match=r"no nn.Linear in the model"):
         GroupLasso(nn.Conv2d(3, 3, 3), Rows())
@@ -200,5 +200,24 @@ def test_bad_input_is_told_what_to_do() -> None:
         ElasticGroupLasso(model, Rows(), ridge=-1)
     with pytest.raises(TrainError, match="share is 1 at step 0; needed a share below 1"):
         MagnitudePruning(model, Entries(), 1.0)
+    for groups in (None, "rows", Rows, (2, 2), {"0": None}):
+        with pytest.raises(TrainError, match=r"groups=.*; needed a value such as Blocks\(2, 2\)"):
+            GroupLasso(model, groups)
+    for shape in ((2.0, 2), ("2", 2), (None, 2), (True, 2)):
+        with pytest.raises(TrainError, match=r"0 \(24x16\): blocks of .*; needed an m2 that divides m"):
+            MagnitudePruning(model, Blocks(*shape), 0.5)
+    with pytest.raises(TrainError, match="shrinkage=.*; needed a value such as Lasso"):
+        GroupLasso(model, Rows(), shrinkage=Lasso)
+    with pytest.raises(TrainError, match="ridge='1'"):
+        ElasticGroupLasso(model, Rows(), ridge="1")
+    with pytest.raises(TrainError, match=r"weight \(4x4\): a tensor on the meta device; needed values"):
+        GroupLasso(nn.Linear(4, 4, device="meta"), Rows())
     with pytest.raises(TrainError, match="where the model belongs"):
         GroupLasso([nn.Linear(2, 2)], Rows())
+
+
+def test_a_share_that_rounds_up_to_everything_leaves_a_group_of_every_weight() -> None:
+    model = mlp(16, 24, 8)
+    pruning = MagnitudePruning(model, Rows(), 0.99)
+    pruning.step()
+    assert pruning.layers() == {"0": (23, 24), "2": (7, 8)}

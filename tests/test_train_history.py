@@ -14,7 +14,7 @@ from torch import nn
 
 import kronfx as kx
 from kronfx.errors import TrainError
-from kronfx.train import Blocks, BlockSparsity, GroupLasso, History
+from kronfx.train import Blocks, BlockSparsity, GroupLasso, History, PatternSelection
 
 
 def penalty() -> BlockSparsity:
@@ -50,6 +50,26 @@ def test_a_resumed_run_goes_on_below_and_its_lines_win(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"]) for line in History(path).lines()] == [(1, 1), (2, 20), (3, 3), (4, 40)]
 
 
+def test_a_line_that_was_cut_short_costs_no_other(tmp_path: Path) -> None:
+    history = History(tmp_path / "run.jsonl")
+    for step in (1, 2):
+        history.record(step, penalty())
+    history.path.write_bytes(history.path.read_bytes()[:-20])
+    assert [line["step"] for line in history.lines()] == [1]
+    history.record(3, penalty())
+    assert [line["step"] for line in history.lines()] == [1, 3]
+
+
+def test_a_selection_is_recorded_by_site(tmp_path: Path) -> None:
+    model = kx.factorize(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), rank=1, block=[(2, 2), (4, 4)])
+    selection = PatternSelection(model, strength=0.25)
+    with torch.no_grad():
+        kx.factors(model)["0.1"].S[0] = 0
+    line = History(tmp_path / "run.jsonl").record(0, selection)
+    assert line["layers"] == {"0": [2, 16 + 4], "1": [0, 8 + 2]}
+    assert line["strength"] == 0.25
+
+
 def test_a_drawing_has_a_panel_a_figure_and_a_curve_a_layer(tmp_path: Path) -> None:
     history = History(tmp_path / "run.jsonl")
     for step in range(4):
@@ -72,8 +92,20 @@ def test_bad_input_is_told_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="loss=nan at step 7; needed a finite figure"):
         history.record(7, penalty(), loss=math.nan)
     assert history.lines() == []
-    (tmp_path / "run.jsonl").write_text('{"step": 1, "sparsity": 0}\n{"step": 2, "spar')
-    with pytest.raises(TrainError, match=r"run.jsonl:2: .*; needed a line that History wrote; delete that line"):
-        history.lines()
+    for step in ("1", None, 1.5, True):
+        with pytest.raises(TrainError, match=f"step={step!r}; needed an integer"):
+            history.record(step, penalty())
+    with pytest.raises(TrainError, match="a figure named sparsity; needed a name other than a line's own"):
+        history.record(7, penalty(), sparsity=0.5)
+    with pytest.raises(TrainError, match="loss=much at step 7; needed a finite figure"):
+        history.record(7, penalty(), loss="much")
+    assert history.lines() == []
+    for foreign in (b'{"step":0}', b"[1]", b"\xff\xfe", b"loss: 3"):
+        history.record(1, penalty())
+        with (tmp_path / "run.jsonl").open("ab") as file:
+            file.write(foreign + b"\n")
+        with pytest.raises(TrainError, match=r"run.jsonl:2: .*; needed a line that History wrote; delete that line"):
+            history.draw(tmp_path / "run.svg")
+        (tmp_path / "run.jsonl").unlink()
     with pytest.raises(TrainError, match="cannot write"):
         History(tmp_path / "missing" / "run.jsonl").record(0, penalty())

@@ -17,6 +17,7 @@ import kronfx as kx
 from kronfx.errors import PlanError, TrainError
 from kronfx.layers import KroneckerCandidates, KroneckerLinear, candidates_of, factored_sites
 from kronfx.train import LayerwisePatternSelection, PatternSelection, Stepped
+from kronfx.train.contest import squared_norm
 
 EXACT = 1e-10  # relative, float64: sums of at most some hundred products
 CLOSE = 1e-5  # float32, the same sums
@@ -318,8 +319,11 @@ def test_what_is_refused() -> None:
         PatternSelection(frozen)
     with pytest.raises(TrainError, match="in no parameter group"):
         PatternSelection(_linear(), optimizer=torch.optim.SGD(mlp(2, 2).parameters(), lr=0.1))
-    with pytest.raises(TrainError, match="growth=0.5"):
-        PatternSelection(_linear(), growth=0.5)
+    for growth in (0.5, "1", None, True):
+        with pytest.raises(TrainError, match="growth="):
+            PatternSelection(_linear(), growth=growth)
+    with pytest.raises(TrainError, match="candidates on the meta device; needed values"):
+        PatternSelection(_linear().to("meta"))
     with pytest.raises(TrainError, match="group=-1.0"):
         PatternSelection(_linear(), group=-1.0)
     model = _linear()
@@ -327,8 +331,10 @@ def test_what_is_refused() -> None:
     with torch.no_grad():
         candidates_of(model[0])[0].A.fill_(float("nan"))
     selection.penalty()
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(TrainError, match="NaN or infinite factors"):
         selection.step()
+    assert all(a.equal(b) for name, a in before.items() if not name.endswith("0.A") for b in [model.state_dict()[name]])
     zero = mlp(8, 8)
     nn.init.zeros_(zero[0].weight)
     with pytest.raises(TrainError, match="finite ones that are not all zero"):
@@ -356,3 +362,41 @@ def test_candidates_come_by_overrides_too_and_not_under_a_budget() -> None:
         kx.plan(mlp(16, 12, 8), block=blocks, max_params=0.5)
     with pytest.raises(PlanError, match="block="):
         kx.plan(mlp(16, 12), block=[(2, 2), (4, 0)])
+
+
+def _two() -> nn.Sequential:
+    torch.manual_seed(0)
+    return kx.factorize(mlp(16, 16, 8), rank=1, block=[(2, 2), (4, 4)])
+
+
+def test_the_norms_of_layers_that_choose_alone_have_names_of_their_own() -> None:
+    assert list(LayerwisePatternSelection(_two()).norms()) == ["0 2x2", "0 4x4", "2 2x2", "2 4x4"]
+    assert list(PatternSelection(_two()).norms()) == ["2x2", "4x4"]
+
+
+def test_a_state_of_another_kind_of_choice_or_none_is_refused() -> None:
+    state = LayerwisePatternSelection(_two()).state_dict()
+    with pytest.raises(TrainError, match="a saved state of other choices; .* LayerwisePatternSelection"):
+        PatternSelection(_two()).load_state_dict(state)
+    for none in (None, {"sites": state["sites"]}):
+        with pytest.raises(TrainError, match="a saved state without .*contests; needed one with sites"):
+            PatternSelection(_two()).load_state_dict(none)
+
+
+def test_a_resumed_selection_that_steps_is_not_told_that_it_never_did() -> None:
+    model, W = _linear(), _teacher((2, 2), 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    selection = PatternSelection(model, optimizer=optimizer)
+    selection.load_state_dict(PatternSelection(_linear()).state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _fit(model, W, selection, optimizer, 110)
+
+
+@pytest.mark.parametrize("sizes", [(13, 11), (16, 11), (13, 16)])
+def test_rows_and_columns_beyond_the_weight_cost_nothing(sizes: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = kx.factorize(nn.Linear(*sizes, dtype=torch.float64), rank=2, block=[(2, 2), (4, 4)], padding=1.0)
+    for candidate in candidates_of(model):
+        W = dense(candidate.S.detach(), candidate.A.detach(), candidate.B.detach())[: sizes[1], : sizes[0]]
+        assert float(squared_norm(candidate)) == pytest.approx(float(W.square().sum()), rel=EXACT)

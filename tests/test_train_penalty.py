@@ -274,8 +274,14 @@ def test_a_target_that_four_blocks_cannot_express_is_refused_with_what_they_can(
 
 
 def test_a_target_for_no_layer_is_refused_with_the_known_names() -> None:
-    with pytest.raises(TrainError, match="target names 'fc1'; needed one of 0, 2, 4"):
+    with pytest.raises(TrainError, match="target names 'fc1'; needed what it can act on: 0, 2, 4"):
         BlockSparsity(factored(), target={"fc1": 0.5})
+    with pytest.raises(TrainError, match="target names 1; needed what it can act on: 0, 2, 4"):
+        BlockSparsity(factored(), target={1: 0.5})
+    with pytest.raises(TrainError, match="a target for no layer; needed one for some of 0, 2, 4"):
+        BlockSparsity(factored(), target={})
+    with pytest.raises(TrainError, match="target=0.001 of 72 groups; .*; take 0.0139$"):  # and not 0
+        BlockSparsity(factored(), target=0.001)
 
 
 def test_a_target_and_a_schedule_are_one_too_many() -> None:
@@ -339,3 +345,43 @@ def test_a_state_of_another_plan_or_target_is_refused() -> None:
     smaller = nn.Sequential(*list(factored())[:3])
     with pytest.raises(TrainError, match="train: 4: the saved state has .*, this model none"):
         BlockSparsity(smaller, target=0.5).load_state_dict(state)
+
+
+def test_what_is_no_state_or_no_optimizer_is_refused() -> None:
+    pruning = MagnitudePruning(mlp(4, 4), Blocks(2, 2), 0.5)
+    whole, lacking = pruning.state_dict(), pruning.state_dict()
+    del lacking["alive"]
+    for state in (None, "state", [], lacking):
+        with pytest.raises(TrainError, match="a saved state without .*alive; needed one with parts, steps, loops"):
+            pruning.load_state_dict(state)
+    pruning.load_state_dict(whole)
+    for optimizer in ("sgd", torch.optim.SGD, factored().parameters()):
+        with pytest.raises(TrainError, match="where the optimizer belongs; needed a torch.optim.Optimizer"):
+            BlockSparsity(factored(), optimizer=optimizer)
+
+
+def test_frozen_zeros_of_a_layer_that_no_longer_trains_are_refused() -> None:
+    saved = BlockSparsity(factored())
+    saved.freeze()
+    model = factored()
+    kx.factors(model)["2"].S.requires_grad_(False)
+    penalty = BlockSparsity(model)
+    with pytest.raises(TrainError, match=r"train: 2 \(24x24\): zeros frozen in training"):
+        penalty.load_state_dict(saved.state_dict())
+    assert not penalty.frozen
+
+
+def test_another_optimizer_midway_is_said_once_and_resumes_when_built_anew() -> None:
+    model = factored()
+    penalty = BlockSparsity(model, 0.5, optimizer=optimizer_of(model))
+    train(model, penalty.optimizer, penalty, range(3))
+    other = torch.optim.SGD(model.parameters(), lr=LR)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(model, other, penalty, range(3, 253))
+    assert_said_once(caught, "100 calls of BlockSparsity.step() and its optimizer took no step")
+    assert caught[0].filename == __file__
+    again = BlockSparsity(model, 0.5, optimizer=other)
+    again.load_state_dict(penalty.state_dict())
+    train(model, other, again, range(253, 256))
+    assert again.state_dict()["steps"] == 6

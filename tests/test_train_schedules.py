@@ -60,3 +60,11 @@ def test_a_period_that_is_no_number_of_steps_is_refused(steps: int) -> None:
     for build in (lambda: Stepped(0, 1, every=steps), lambda: Linear(0, 1, over=steps), lambda: Cosine(0, 1, steps)):
         with pytest.raises(TrainError, match="needed a number of optimizer steps, 1 or more"):
             build()
+
+
+def test_a_schedule_of_what_is_no_number_is_refused() -> None:
+    for build in (lambda: Constant("x"), lambda: Stepped("0.1", 0.1, 5), lambda: Linear(0, None, 5)):
+        with pytest.raises(TrainError, match="; needed a number; pass 0.1"):
+            build()
+    with pytest.raises(TrainError, match="strength is None at step 0; needed a finite strength of 0 or more"):
+        as_schedule("strength", lambda _: None)

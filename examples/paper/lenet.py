@@ -88,7 +88,7 @@ def main() -> None:
     images = images.contiguous(memory_format=torch.channels_last)
     every = rows(given.epochs)
     chosen = [row for row in every if given.only in f"{row.name} {row.method}"]
-    table = Table("LeNet-5, MNIST (Table 1)", "lenet", every, given.out)
+    table = Table("LeNet-5, MNIST (Table 1)", "lenet", every, given.epochs, given.out)
     done = table.read() if given.resume else []
     print(table.write(run(chosen, InMemory(images, labels, BATCH), test, given, done, table.write)))
 

@@ -62,7 +62,7 @@ def main() -> None:
     (images, labels), test = mnist.load(given.data)
     every = rows(given.epochs)
     chosen = [row for row in every if given.only in f"{row.name} {row.method}"]
-    table = Table("Linear 10x784, MNIST", "linear", every, given.out)
+    table = Table("Linear 10x784, MNIST", "linear", every, given.epochs, given.out)
     done = table.read() if given.resume else []
     print(table.write(run(chosen, InMemory(images, labels, BATCH), test, given, done, table.write)))
 

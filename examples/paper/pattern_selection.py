@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from common import InMemory, accuracy, arguments, predict
+from table import resumed
 from torch import Tensor, nn
 
 import kronfx as kx
@@ -176,14 +177,15 @@ def main() -> None:
     given = arguments(__doc__, "pattern_selection", epochs=50)
     (images, labels), test = mnist.load(given.data)
     path = given.out / "pattern_selection.json"
-    results = [Result(**entry) for entry in json.loads(path.read_text())] if given.resume and path.exists() else []
+    results = [Result(**entry) for entry in (resumed(path, given.epochs) if given.resume else [])]
     finished = {(r.model, r.seed) for r in results}
     every = [(case, seed) for case in cases() for seed in range(given.seeds)]
     for case, seed in every:
         if given.only in case.name and (case.name, seed) not in finished:
             results.append(one(case, seed, InMemory(images, labels, BATCH), test, given.epochs, given.out))
             print(results[-1])
-            write(path, json.dumps([asdict(r) for r in results], indent=1).encode(), KronfxError)
+            found = {"epochs": given.epochs, "results": [asdict(r) for r in results]}
+            write(path, json.dumps(found, indent=1).encode(), KronfxError)
             write(path.with_suffix(".md"), markdown(results).encode(), KronfxError)
     print(markdown(results))
 

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import Result, Row
@@ -27,16 +28,17 @@ class Table:
     title: str
     name: str
     rows: Sequence[Row]
+    epochs: int
     out: Path
 
     def read(self) -> list[Result]:
-        """The runs that are there already."""
-        path = self.out / f"{self.name}.json"
-        return [Result(**entry) for entry in json.loads(path.read_text())["results"]] if path.exists() else []
+        """The runs that are there already, of as many epochs."""
+        return [Result(**entry) for entry in resumed(self.out / f"{self.name}.json", self.epochs)]
 
     def write(self, results: Sequence[Result]) -> str:
         """Both files anew; returns the Markdown. Rows without a run have no line yet."""
-        found = {"title": self.title, "torch": torch.__version__, "results": [asdict(r) for r in results]}
+        runs = [asdict(r) for r in results]
+        found = {"title": self.title, "torch": torch.__version__, "epochs": self.epochs, "results": runs}
         write(self.out / f"{self.name}.json", json.dumps(found, indent=1).encode(), KronfxError)
         markdown = self._markdown(results)
         write(self.out / f"{self.name}.md", markdown.encode(), KronfxError)
@@ -57,6 +59,19 @@ class Table:
             "the exported file minus the trained model's, the largest of all seeds.",
         ]
         return "\n".join(lines) + "\n"
+
+
+def resumed(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """The results in a file that an earlier run wrote, none where there is no file. Ends the script where they are of
+    other epochs: one table never mixes them."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    known = found.get("epochs", "unknown") if isinstance(found, dict) else "unknown"
+    if known != epochs:
+        raise SystemExit(f"{path} has runs of --epochs {known}, not {epochs}: pass that, or another --out")
+    results: list[dict[str, Any]] = found["results"]
+    return results
 
 
 def _line(row: Row, runs: Sequence[Result], dense: dict[int, list[float]]) -> list[str]:

@@ -77,7 +77,7 @@ class Contest:
         if low and not self._warned:
             self._warned = True
             text = f"train: all patterns are collapsing, the strongest has {top / self.start:.0%} of its first norm"
-            warnings.warn(f"{text}; the group term eases off: lower group or the learning rate", stacklevel=3)
+            warnings.warn(f"{text}; the group term eases off: lower group or the learning rate", stacklevel=4)
         return [pattern for pattern, norm in zip(self.patterns, norms) if norm < GONE * top]
 
     def drop(self, losers: Sequence[Pattern]) -> None:
@@ -87,9 +87,12 @@ class Contest:
 
 
 def squared_norm(layer: KroneckerLinear) -> Tensor:
-    """``||W||_F^2 = sum_ii' <S A_i, S A_i'> <B_i, B_i'>``, float32 at least, under autocast too; forms no ``W``."""
+    """``||W||_F^2 = sum_ii' <S A_i, S A_i'> <B_i, B_i'>``, float32 at least, under autocast too. Forms no ``W``, but
+    for a padded layer, whose surplus rows and columns cost nothing."""
     precise = torch.promote_types(layer.S.dtype, torch.float32)
     with torch.autocast(layer.S.device.type, enabled=False):
+        if layer.features is not None:
+            return layer.weight.to(precise).square().sum()
         C = (layer.S.unsqueeze(-3) * layer.A).to(precise).flatten(-2)
         B = layer.B.to(precise).flatten(-2)
         return ((C @ C.mT) * (B @ B.mT)).sum()

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from kronfx.errors import TrainError
 from kronfx.train.block_sparsity import BlockSparsity
-from kronfx.train.schedules import Schedule
+from kronfx.train.schedules import Schedule, is_number
 from kronfx.train.target import Target
 
 
@@ -24,7 +24,7 @@ class SparsityDriver:
     """
 
     def __init__(self, strength: float | Schedule, target: Target | None, freeze_at: float | None) -> None:
-        if freeze_at is not None and not 0 < freeze_at < 1:
+        if freeze_at is not None and not (is_number(freeze_at) and 0 < freeze_at < 1):
             remedy = "0.6 shrinks for six tenths of the steps and lets the rest recover for four"
             raise TrainError("", f"freeze_at={freeze_at!r}", "a share of the training between 0 and 1", remedy)
         self._strength, self._target, self._freeze_at = strength, target, freeze_at

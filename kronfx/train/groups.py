@@ -28,7 +28,7 @@ class Blocks:
 
     def grid(self, label: str, m: int, n: int) -> KroneckerShape:
         """Both sizes must divide."""
-        if self.m2 < 1 or self.n2 < 1 or m % self.m2 or n % self.n2:
+        if not all(type(size) is int and size > 0 for size in (self.m2, self.n2)) or m % self.m2 or n % self.n2:
             found = f"blocks of {self.m2}x{self.n2} in a weight of {m}x{n}"
             remedy = "give each layer blocks of its own: groups={'fc1': Blocks(8, 16), 'fc2': Blocks(4, 8)}"
             raise TrainError(label, found, "an m2 that divides m and an n2 that divides n", remedy)

@@ -15,9 +15,12 @@ from kronfx.errors import TrainError
 from kronfx.files import PathLike
 from kronfx.svg import Chart, Points, figure
 
+OWN = "step", "sparsity", "penalty", "strength", "layers"
+START = '{"step": '  # of every line, whole or cut short
+
 
 class Watched(Protocol):
-    """What a line is read from: any penalty of ``kronfx.train``."""
+    """What a line is read from: any helper of ``kronfx.train``."""
 
     @property
     def strength(self) -> float:
@@ -41,10 +44,11 @@ class History:
         history.draw("run.svg")
 
     A line is ``{"step", "sparsity", "penalty", "strength", "layers": {name: [zero, groups]}}`` and the figures given by
-    name. It is written as a whole, by one append: a run that dies leaves whole lines, a resumed one goes on below them,
-    and the lines of steps that are run again replace the older ones in :meth:`lines`.
+    name. It is written as a whole, by one append; a resumed run goes on below, and the lines of steps that are run
+    again replace the older ones in :meth:`lines`. A line that a full disk or a lost machine cut short is left out.
 
-    Raises TrainError: a file that cannot be written, a figure that is no finite number.
+    Raises TrainError: a file that cannot be written; a step that is no integer; a figure that is no finite number, or
+    named like a line's own.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -52,14 +56,13 @@ class History:
 
     def record(self, step: int, penalty: Watched, **figures: float) -> dict[str, Any]:
         """Append the line of this step; returns it."""
+        if type(step) is not int:
+            raise TrainError("", f"step={step!r}", "an integer", "count the optimizer's steps")
+        given = {name: _figure(name, value, step) for name, value in figures.items()}
         layers = penalty.layers()
         zero, groups = (sum(column) for column in zip(*layers.values()))
-        bad = {name: value for name, value in figures.items() if not math.isfinite(value)}
-        if bad:
-            name, value = next(iter(bad.items()))
-            raise TrainError("", f"{name}={value} at step {step}", "a finite figure", "leave it out of this line")
-        line = {"step": step, "sparsity": zero / groups, "penalty": float(penalty.penalty())}
-        line |= {"strength": penalty.strength, **{name: float(value) for name, value in figures.items()}}
+        line = {"step": step, "sparsity": zero / groups, "penalty": float(penalty.penalty().detach())}
+        line |= {"strength": penalty.strength, **given}
         line = {**line, "layers": {name: list(counted) for name, counted in layers.items()}}
         self._append(json.dumps(line) + "\n")
         return line
@@ -67,16 +70,14 @@ class History:
     def lines(self) -> list[dict[str, Any]]:
         """The lines in the order of their steps, of each step the last. Raises TrainError on a file that has others."""
         found: dict[int, dict[str, Any]] = {}
-        text = self.path.read_text() if self.path.is_file() else ""
+        text = self.path.read_text(errors="replace") if self.path.is_file() else ""
         for number, raw in enumerate(text.splitlines(), 1):
-            try:
-                line = json.loads(raw)
+            line = _parsed(raw)
+            if line is not None:
                 found[line["step"]] = line
-            except (ValueError, TypeError, KeyError):
+            elif not raw.startswith(START):
                 remedy = "delete that line, or record into another file"
-                raise TrainError(
-                    f"{self.path}:{number}", f"{raw[:40]!r}", "a line that History wrote", remedy
-                ) from None
+                raise TrainError(f"{self.path}:{number}", f"{raw[:40]!r}", "a line that History wrote", remedy)
         return [found[step] for step in sorted(found)]
 
     def draw(self, path: PathLike) -> Path:
@@ -101,14 +102,42 @@ class History:
 
     def _append(self, text: str) -> None:
         try:
-            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
-                os.write(file, text.encode())
+                os.write(file, (_end_of_line(file) + text).encode())
             finally:
                 os.close(file)
         except OSError as refused:
             found = f"cannot write {self.path}: {refused.strerror}"
             raise TrainError("", found, "a file that can be written", "choose another path") from refused
+
+
+def _figure(name: str, value: object, step: int) -> float:
+    """As it is written. Raises TrainError."""
+    if name in OWN:
+        raise TrainError("", f"a figure named {name}", "a name other than a line's own", "call it by another name")
+    try:
+        figure = float(value)  # type: ignore[arg-type]  # tensors and NumPy's numbers too
+    except (TypeError, ValueError):
+        figure = math.nan
+    if not math.isfinite(figure):
+        raise TrainError("", f"{name}={value} at step {step}", "a finite figure", "leave it out of this line")
+    return figure
+
+
+def _parsed(raw: str) -> dict[str, Any] | None:
+    """What is on a line; None where it is none of ours."""
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and line.keys() >= set(OWN) and type(line["step"]) is int else None
+
+
+def _end_of_line(file: int) -> str:
+    """What ends a last line that was cut short."""
+    size = os.fstat(file).st_size
+    return "" if size == 0 or os.pread(file, 1, size - 1) == b"\n" else "\n"
 
 
 def _curve(lines: Sequence[dict[str, Any]], name: str) -> Points:

@@ -52,13 +52,13 @@ class MagnitudePruning(Penalty):
         return {**super().state_dict(), "alive": {name: mask.cpu() for name, mask in self._alive.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there. Raises TrainError as the penalties do."""
         super().load_state_dict(state)
         self._alive = {name: state["alive"][name].to(mask.device) for name, mask in self._alive.items()}
 
     def _shrink(self, sizes: list[Tensor]) -> None:
         every = torch.cat([self._rank(name, size) for name, size in zip(self._parts, sizes)])
-        count = round(self._wanted() * len(every))
+        count = min(round(self._wanted() * len(every)), len(every) - len(self._parts))  # the kept ones come last
         alive = torch.ones_like(every, dtype=torch.bool)
         alive[every.argsort(stable=True)[:count]] = False
         for (name, part), kept in zip(self._parts.items(), alive.split([len(size) for size in sizes])):

@@ -21,20 +21,27 @@ class Pace:
 
     With an optimizer a penalty is due once after each of its steps: not while gradients accumulate, not after a step
     that a ``GradScaler`` skipped. Without one, each call counts. A penalty that is stepped twice for one gradient, or
-    never, is told so, once.
+    never, or beside an optimizer that no longer steps, is told so, once.
 
-    Raises TrainError: a parameter in no parameter group of the optimizer.
+    Raises TrainError: what is no optimizer, a parameter in no parameter group of it.
     """
 
     def __init__(self, what: str, parameters: dict[str, nn.Parameter], optimizer: Optimizer | None) -> None:
-        self._what, self._parameters, self._optimizer = what, parameters, optimizer
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            found = f"a {type(optimizer).__name__} where the optimizer belongs"
+            raise TrainError("", found, "a torch.optim.Optimizer", "pass the one that trains the model")
+        self._what, self._optimizer = what, optimizer
         self._count = _Count(what)
-        self._first = next(iter(parameters.values()))
         self._answered: tuple[Tensor | None, int] = (None, 0)
-        self._twice = False
-        self.rates()
+        self._idle, self._twice = 0, False
+        self.follow(parameters)
         if optimizer is not None:
             optimizer.register_step_post_hook(self._count)
+
+    def follow(self, parameters: dict[str, nn.Parameter]) -> None:
+        """These from now on. Raises TrainError as above, and changes nothing then."""
+        _rates(self._optimizer, parameters)
+        self._parameters, self._first = parameters, next(iter(parameters.values()))
 
     def asked(self) -> None:
         """The penalty's value was read: without an optimizer the only sign that a step belongs here."""
@@ -53,24 +60,41 @@ class Pace:
             return False
         if stepped:
             self._count.answered()
+        self._watch(stepped)
         return stepped
 
     def rates(self) -> list[float]:
         """``lr`` of every parameter, read anew each time: schedulers and ``load_state_dict`` change the groups."""
-        if self._optimizer is None:
-            return [DEFAULT_LR] * len(self._parameters)
-        rates = {id(p): float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
-        for name, parameter in self._parameters.items():
-            if id(parameter) not in rates:
-                remedy = "build the optimizer from this very model's parameters, all of them"
-                raise TrainError(name, "it is in no parameter group of the optimizer", "every one in a group", remedy)
-        return [max(rates[id(parameter)], TINY) for parameter in self._parameters.values()]
+        return _rates(self._optimizer, self._parameters)
+
+    def _watch(self, stepped: bool) -> None:
+        """New gradients, and no step of our optimizer: it accumulates, or another one trains the model by now."""
+        if self._idle == PATIENCE:
+            return
+        self._idle = 0 if stepped else self._idle + 1
+        if self._idle == PATIENCE:
+            text = (
+                f"train: {PATIENCE} calls of {self._what}.step() and its optimizer took no step: nothing becomes zero"
+            )
+            remedy = "where another optimizer trains the model by now, build it anew with that one, and load its state"
+            warnings.warn(f"{text}; {remedy}", stacklevel=5)
 
     def _warn_twice(self) -> None:
         if not self._twice:
             self._twice = True
             text = f"train: {self._what}.step() came twice for one gradient; the second did nothing"
-            warnings.warn(f"{text}; call it once after every optimizer.step()", stacklevel=4)
+            warnings.warn(f"{text}; call it once after every optimizer.step()", stacklevel=5)
+
+
+def _rates(optimizer: Optimizer | None, parameters: dict[str, nn.Parameter]) -> list[float]:
+    if optimizer is None:
+        return [DEFAULT_LR] * len(parameters)
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in parameters.items():
+        if id(parameter) not in rates:
+            remedy = "build the optimizer from this very model's parameters, all of them"
+            raise TrainError(name, "it is in no parameter group of the optimizer", "every one in a group", remedy)
+    return [max(rates[id(parameter)], TINY) for parameter in parameters.values()]
 
 
 class _Count:

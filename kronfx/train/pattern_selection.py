@@ -45,7 +45,8 @@ from kronfx.train.contest import Contest, Pattern
 from kronfx.train.forget import forget
 from kronfx.train.pace import Pace
 from kronfx.train.parts import FactoredPart
-from kronfx.train.schedules import Schedule, as_schedule, value_at
+from kronfx.train.penalty import require_state
+from kronfx.train.schedules import Schedule, as_schedule, is_number, value_at
 
 MOST = 0.1  # that one step may take from |S|, whose root mean square is 1: no strength zeroes a layer at once
 
@@ -81,7 +82,7 @@ class PatternSelection:
 
     Raises TrainError: no layer with candidates; lists of different lengths; a candidate whose ``S`` is frozen or in no
     group of the optimizer; a strength that is negative or not finite, a growth below 1; candidates that are all zero; a
-    model wrapped for several processes; and, at any step, NaN or infinite factors.
+    model wrapped for several processes; and, at any step of a choice, NaN or infinite factors.
     """
 
     def __init__(
@@ -93,14 +94,14 @@ class PatternSelection:
         growth: float = 1.003,
     ) -> None:
         require_module(model, TrainError)
-        if not 1 <= growth <= 2:
+        if not (is_number(growth) and 1 <= growth <= 2):
             raise TrainError("", f"growth={growth!r}", "a factor from 1 to 2", "try 1.003, or 1.0 for none")
         self.model, self.optimizer = model, optimizer
         self._strength, self._group = as_schedule("strength", strength), as_schedule("group", group)
         self._sites: dict[str, FactoredLayer] = _undecided(model)
         _require_candidates(model, self._sites)
         self._contests = [Contest(patterns, growth) for patterns in self._choices()]
-        self._pace, self._steps = self._paced(), 0
+        self._pace, self._steps = Pace(type(self).__name__, self._trained(), optimizer), 0
         self._seen, self._warned = list[Tensor](), False  # norms as the last penalty had them, contest by contest
 
     @property
@@ -115,8 +116,20 @@ class PatternSelection:
     @torch.no_grad()
     def norms(self) -> dict[str, float]:
         """The norm of every pattern still in a choice, by its name."""
-        names = [_name(pattern) for contest in self._contests for pattern in contest.patterns]
+        names = [self._name(pattern) for contest in self._contests for pattern in contest.patterns]
         return dict(zip(names, (norm for contest in self._contests for norm in contest.norms().tolist())))
+
+    @property
+    def strength(self) -> float:
+        """``lambda2``, as it is now."""
+        return self._strengths()[0]
+
+    @torch.no_grad()
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """``(zero blocks, blocks)`` of every site, of the candidates left all together."""
+        parts = {site: [FactoredPart(site, x) for x in candidates_of(layer)] for site, layer in self._sites.items()}
+        alive = {site: torch.cat([part.alive() for part in found]) for site, found in parts.items()}
+        return {site: (mask.numel() - int(mask.sum()), mask.numel()) for site, mask in alive.items()}
 
     def penalty(self) -> Tensor:
         """Both terms, a scalar: the group term with its gradient, L1 without, since ``step`` brings that one down."""
@@ -132,13 +145,14 @@ class PatternSelection:
         """L1's proximal step, and patterns that have lost are dropped. Call it after every ``optimizer.step()``."""
         if not self._pace.due():
             return
+        if self._contests and not self._seen:
+            self._warn_without()
+        losers = list(map(Contest.settle, self._contests, [norms.tolist() for norms in self._seen]))
+        for contest, lost in zip(list(self._contests), losers):
+            self._drop(contest, lost)
         strength, _ = self._strengths()
         for part, rate in zip(self._parts().values(), self._pace.rates()):
             part.shrink(min(rate * strength, MOST))
-        if self._contests and not self._seen:
-            self._warn_without()
-        for contest, norms in zip(list(self._contests), self._seen):
-            self._drop(contest, contest.settle(norms.tolist()))
         self._steps, self._seen = self._steps + 1, []
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,16 +165,22 @@ class PatternSelection:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises TrainError where the state is of other candidates."""
-        held, theirs = factored_sites(self.model), state.get("sites", {})
+        """Go on from there. Raises TrainError where the state is none of :meth:`state_dict`'s, of other candidates, or
+        of other choices between them (whole patterns, or layer by layer); nothing is changed then."""
+        require_state(state, self.state_dict())
+        held, theirs = factored_sites(self.model), state["sites"]
         mine = _signature({site: layer for site, layer in held.items() if site in theirs or site in self._sites})
         for site in [*mine, *theirs]:
             if mine.get(site) != theirs.get(site):
                 found = f"the saved state has {theirs.get(site, 'no such site')}, this model {mine.get(site, 'none')}"
                 remedy = "load the model that was saved with it, then build the selection"
                 raise TrainError(site, found, "the same candidates ([m1, n1, m2, n2, rank] each)", remedy)
+        if [set(saved["units"]) for saved in state["contests"]] != [set(contest.units) for contest in self._contests]:
+            remedy = "resume with the class that saved: PatternSelection or LayerwisePatternSelection"
+            raise TrainError("", "a saved state of other choices", "the same patterns to choose between", remedy)
         self._sites = {site: held[site] for site in theirs}
-        self._pace, self._steps = self._paced(), state["steps"]
+        self._pace.follow(self._trained())
+        self._steps = state["steps"]
         for contest, saved in zip(self._contests, state["contests"]):
             contest.restore(saved)
 
@@ -190,9 +210,15 @@ class PatternSelection:
         }
         return {name: FactoredPart(name, layer) for name, layer in named.items()}
 
-    def _paced(self) -> Pace:
-        parameters = {part.label: part.parameter for part in self._parts().values()}
-        return Pace(type(self).__name__, parameters, self.optimizer)
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {part.label: part.parameter for part in self._parts().values()}
+
+    def _name(self, pattern: Pattern) -> str:
+        """``"4x4"``, or ``"fc1 4x4, fc2 2x2"`` where the layers differ."""
+        blocks = {site: "x".join(map(str, _block(layer))) for site, layer in pattern.items()}
+        if len(set(blocks.values())) == 1 and len(blocks) == len(self._sites):
+            return next(iter(blocks.values()))
+        return ", ".join(f"{site} {block}" for site, block in blocks.items())
 
     def _warn_without(self) -> None:
         if not self._warned:
@@ -214,7 +240,7 @@ class PatternSelection:
             self._contests.remove(contest)
         if self.optimizer is not None:
             forget(self.optimizer, before, list(self.model.parameters()))
-        self._pace = self._paced()
+        self._pace.follow(self._trained())
 
 
 class LayerwisePatternSelection(PatternSelection):
@@ -235,6 +261,8 @@ def _require_candidates(model: nn.Module, sites: dict[str, FactoredLayer]) -> No
         for candidate in candidates_of(layer):
             if isinstance(candidate.S, DTensor):
                 raise TrainError(site, "candidates in FSDP2's shards", "parameters that may be dropped", ALONE)
+            if candidate.S.is_meta:
+                raise TrainError(site, "candidates on the meta device", "values", "call to_empty() and load them first")
             if not candidate.S.requires_grad:
                 remedy = "call S.requires_grad_() on it, or give this layer one block"
                 raise TrainError(site, "S of a candidate is frozen", "candidates that train", remedy)
@@ -255,11 +283,3 @@ def _block(layer: KroneckerLinear) -> Block:
     """``(m2, n2)`` as it was wished for: a convolution's ``n2`` counts channels."""
     taps = math.prod(layer.convolution.kernel) if isinstance(layer, KroneckerConv) else 1
     return layer.shape.m2, layer.shape.n2 // taps
-
-
-def _name(pattern: Pattern) -> str:
-    """``"4x4"``, or ``"fc1 4x4, fc2 2x2"`` where the layers differ."""
-    blocks = {site: "x".join(map(str, _block(layer))) for site, layer in pattern.items()}
-    if len(set(blocks.values())) == 1:
-        return next(iter(blocks.values()))
-    return ", ".join(f"{site} {block}" for site, block in blocks.items())

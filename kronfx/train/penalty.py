@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -69,6 +69,7 @@ class Penalty:
         optimizer: Optimizer | None,
     ) -> None:
         self.target, self.optimizer = target, optimizer
+        _require_values(parts)
         self._all, self._parts = parts, {name: p for name, p in parts.items() if p.parameter.requires_grad}
         if not self._parts:
             found = "everything it could shrink is frozen"
@@ -118,8 +119,7 @@ class Penalty:
     @torch.no_grad()
     def layers(self) -> dict[str, tuple[int, int]]:
         """``(zero groups, groups)`` of every part."""
-        masks = {name: part.alive() for name, part in self._all.items()}
-        return {name: (alive.numel() - int(alive.sum()), alive.numel()) for name, alive in masks.items()}
+        return {name: (part.groups - int(part.alive().sum()), part.groups) for name, part in self._all.items()}
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -142,9 +142,11 @@ class Penalty:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises TrainError where the state is of another model, plan or number of targets."""
+        """Go on from there. Raises TrainError where the state is no ``state_dict()``, or of another model, plan or
+        number of targets; nothing is changed then."""
+        require_state(state, self.state_dict())
         mine = {name: part.signature for name, part in self._all.items()}
-        theirs = state.get("parts", {})
+        theirs = state["parts"]
         for name in [*mine, *theirs]:
             if mine.get(name) != theirs.get(name):
                 found = f"the saved state has {theirs.get(name, 'no such layer')}, this model {mine.get(name, 'none')}"
@@ -152,6 +154,15 @@ class Penalty:
         if set(state["loops"]) != set(self._loops):
             found = f"the saved state has targets for {_named(state['loops'])}, this one for {_named(self._loops)}"
             raise TrainError("", found, "the same", "pass the target it was saved with")
+        for name in state["kept"]:
+            if name not in self._parts:
+                remedy = "call requires_grad_() on it first"
+                raise TrainError(
+                    self._all[name].label,
+                    "zeros frozen in training, of what is frozen now",
+                    "all that was trained",
+                    remedy,
+                )
         for name, values in state["loops"].items():
             loop = self._loops[name]
             loop.strength, loop.best, loop.waited = values
@@ -225,11 +236,25 @@ class Penalty:
             if total == 0 and name not in self._dead:
                 self._dead.add(name)
                 text = f"train: {part.label}: all of its groups are zero, its output is its bias"
-                warnings.warn(f"{text}; lower the strength, or give it a target of its own", stacklevel=3)
+                warnings.warn(f"{text}; lower the strength, or give it a target of its own", stacklevel=4)
 
     def _keep(self) -> None:
         for name, alive in self._kept.items():
             self._parts[name].keep(alive)
+
+
+def require_state(state: object, like: Mapping[str, object]) -> None:
+    """Raise TrainError where a saved state has not everything that one of ours has."""
+    missing = [key for key in like if key not in state] if isinstance(state, Mapping) else list(like)
+    if missing:
+        remedy = "pass what state_dict() of the same class returned"
+        raise TrainError("", f"a saved state without {', '.join(missing)}", f"one with {', '.join(like)}", remedy)
+
+
+def _require_values(parts: Mapping[str, Part]) -> None:
+    for part in parts.values():
+        if part.parameter.is_meta:
+            raise TrainError(part.label, "a tensor on the meta device", "values", "call to_empty() and load them first")
 
 
 def _together(values: list[Tensor]) -> list[Tensor]:

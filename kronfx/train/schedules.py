@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
+from typing import TypeGuard
 
 from kronfx.errors import TrainError
 
@@ -18,9 +20,12 @@ Schedule = Callable[[int], float]  # optimizer steps taken so far -> value
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """``value``, at every step."""
+    """``value``, at every step. Raises TrainError where it is no number."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        _require_numbers(value=self.value)
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
@@ -29,7 +34,8 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """``start + add * floor(step / every)``, up to ``end``. Raises TrainError where ``every`` is below 1."""
+    """``start + add * floor(step / every)``, up to ``end``. Raises TrainError where ``every`` is below 1 or
+    another is no number."""
 
     start: float
     add: float
@@ -38,6 +44,7 @@ class Stepped:
 
     def __post_init__(self) -> None:
         _require_steps("every", self.every)
+        _require_numbers(start=self.start, add=self.add, end=self.end)
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
@@ -47,7 +54,7 @@ class Stepped:
 @dataclass(frozen=True, slots=True)
 class Linear:
     """From ``start`` to ``end`` in equal increments over ``over`` steps, then ``end``. Raises TrainError where ``over``
-    is below 1."""
+    is below 1 or another is no number."""
 
     start: float
     end: float
@@ -55,6 +62,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         _require_steps("over", self.over)
+        _require_numbers(start=self.start, end=self.end)
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
@@ -64,7 +72,7 @@ class Linear:
 @dataclass(frozen=True, slots=True)
 class Cosine:
     """From ``start`` to ``end`` along half a cosine, flat at both ends, over ``over`` steps, then ``end``. Raises
-    TrainError where ``over`` is below 1."""
+    TrainError where ``over`` is below 1 or another is no number."""
 
     start: float
     end: float
@@ -72,6 +80,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         _require_steps("over", self.over)
+        _require_numbers(start=self.start, end=self.end)
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
@@ -81,20 +90,35 @@ class Cosine:
 def as_schedule(what: str, value: float | Schedule) -> Schedule:
     """A schedule as it is, a number as a constant; ``what`` is its name in errors. Raises TrainError on anything else,
     and on a first value that is negative or not finite."""
-    if isinstance(value, bool) or not (callable(value) or isinstance(value, (int, float))):
-        raise TrainError("", f"{what}={value!r}", "a number or a function from step to number", "try 0.1 under Adam")
+    if not (callable(value) or is_number(value)):
+        raise TrainError("", f"{what}={value!r}", "a number or a function from step to number", "pass 0.1, say")
     schedule = value if callable(value) else Constant(float(value))
     value_at(what, schedule, 0)
     return schedule
 
 
 def value_at(what: str, schedule: Schedule, step: int) -> float:
-    """The schedule's value. Raises TrainError where it is negative or not finite."""
-    value = float(schedule(step))
+    """The schedule's value. Raises TrainError where it is no number, negative or not finite."""
+    found = schedule(step)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        found = f"{what}={value}" if isinstance(schedule, Constant) else f"{what} is {value} at step {step}"
-        raise TrainError("", found, f"a finite {what} of 0 or more", "try 0.1 under Adam")
+        text = f"{what}={found}" if isinstance(schedule, Constant) else f"{what} is {found!r} at step {step}"
+        raise TrainError("", text, f"a finite {what} of 0 or more", "pass 0.1, say, or a schedule that stays so")
     return value
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, NumPy's too, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _require_numbers(**values: object) -> None:
+    for name, value in values.items():
+        if not is_number(value):
+            raise TrainError("", f"{name}={value!r}", "a number", "pass 0.1, say")
 
 
 def _require_steps(name: str, value: int) -> None:

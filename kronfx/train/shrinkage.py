@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kronfx.errors import TrainError
+from kronfx.train.schedules import is_number
 
 EMPTY = 1e-30  # stands in for a norm of 0 below a fraction
 
@@ -48,7 +49,7 @@ class Elastic:
     ridge: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ridge < float("inf"):
+        if not (is_number(self.ridge) and 0 <= self.ridge < float("inf")):
             raise TrainError("", f"ridge={self.ridge!r}", "a finite ridge of 0 or more", "try 1.0")
 
     def charge(self, norms: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from kronfx.errors import TrainError
+from kronfx.train.names import by_name
 from kronfx.train.pace import TINY
+from kronfx.train.schedules import is_number
 
 GROWTH = 1.005  # of the strength, per step, while the share of zero groups is below the target
 STALLED = 2000  # steps without one more zero group (a strength 20,000 times as large) before the loop says so
@@ -50,7 +51,7 @@ class Loop:
             why = "a learning rate of 0" if rate <= TINY else f"learning rate {rate:.3g}, strength {self.strength:.3g}"
             text = f"train: {STALLED} steps and no more than {self.best} of {groups} groups are zero ({why})"
             remedy = "raise the learning rate of what is shrunk, or give more steps"
-            warnings.warn(f"{text}; the target {self.target:g} is out of reach this way: {remedy}", stacklevel=5)
+            warnings.warn(f"{text}; the target {self.target:g} is out of reach this way: {remedy}", stacklevel=7)
 
 
 def loops(target: Target, groups: Mapping[str, int], strength: float) -> dict[str, Loop]:
@@ -69,26 +70,23 @@ def loops(target: Target, groups: Mapping[str, int], strength: float) -> dict[st
 
 
 def _wishes(target: Mapping[str, float], names: list[str]) -> dict[str, float]:
-    """The share each part gets: an exact name wins over a glob, else the last one."""
-    wishes: dict[str, float] = {}
-    for pattern, share in sorted(target.items(), key=lambda wish: wish[0] in names):
-        found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
-        if not found:
-            raise TrainError("", f"target names {pattern!r}", f"one of {', '.join(names)}", "name a layer or a glob")
-        wishes |= dict.fromkeys(found, share)
-    return {name: wishes[name] for name in names if name in wishes}
+    """The share of every part that has one."""
+    wishes = by_name("target", target, names)
+    if not wishes:
+        raise TrainError("", "a target for no layer", f"one for some of {', '.join(names)}", "name a layer or a glob")
+    return wishes
 
 
 def _count(target: float, groups: int, where: str) -> int:
     """The whole number of groups nearest to the target; one group at least stays."""
-    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < 1:
+    if not (is_number(target) and 0 < target < 1):
         remedy = "name the share of zero groups, 0.8 for 80%, or leave it out"
         raise TrainError(where, f"target={target!r}", "a target between 0 and 1", remedy)
     count = round(target * groups)
     if not 1 <= count < groups or abs(count / groups - target) > TOLERANCE:
-        below, above = (min(max(k, 0), groups - 1) / groups for k in (int(target * groups), int(target * groups) + 1))
+        near = [k / groups for k in (int(target * groups), int(target * groups) + 1) if 1 <= k < groups]
         found = f"target={target!r} of {groups} groups"
         needed = f"a share within {TOLERANCE:.0%} of k / {groups} for a k from 1 to {groups - 1}"
-        remedy = f"take {below:.3g} or {above:.3g}" if below != above else "choose smaller blocks"
+        remedy = f"take {' or '.join(f'{share:.3g}' for share in near)}" if near else "choose smaller blocks"
         raise TrainError(where, found, needed, remedy)
     return count
