@@ -125,8 +125,8 @@ def train(
             schedule.step()
         seconds += time.process_time() - start
         if isinstance(helper, PatternSelection):
-            norms = helper.norms()
-            for name in {**curves, **norms}:
+            norms = helper.norms()  # none once the choice is made: the curves end there
+            for name in {**curves, **norms} if norms else ():
                 curves.setdefault(name, []).append((epoch + 1, norms.get(name, 0.0)))
             decided = decided or (epoch + 1 if helper.selected is not None else 0)
     return helper, decided, seconds, curves
