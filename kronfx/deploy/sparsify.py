@@ -23,6 +23,7 @@ from kronfx.deploy.trace import reason
 from kronfx.deploy.tuning import checked
 from kronfx.deploy.verify import TOLERANCES, Answer, answers, reference_answers, session
 from kronfx.deploy.weights import tensor_of
+from kronfx.deploy.write import INFERRED
 from kronfx.errors import ExportError
 from kronfx.files import destination
 
@@ -88,7 +89,10 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
     with silence():
         fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_folded)
         _forget_placeholders(model.graph)
+        untold = [value for node in model.graph for value in node.outputs if value.shape is None]
         ShapeInferencePass()(model)
+    for value in untold:
+        value.meta[INFERRED] = True
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
     return model, (note,) if bodies else ()

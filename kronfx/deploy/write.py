@@ -11,6 +11,7 @@ from kronfx.deploy.records import RECORD_KEY, ExportedLayer, to_record
 from kronfx.errors import ExportError
 from kronfx.files import unwritable
 
+INFERRED = "kronfx: inferred"  # marks values whose type the source did not tell
 PROTOBUF_LIMIT = 2**31 - 1  # bytes: one protobuf message, which an ONNX file is, cannot be larger
 
 
@@ -33,10 +34,15 @@ def stripped(model: ir.Model) -> ir.Model:
 
 
 def untyped(model: ir.Model) -> ir.Model:
-    """The model without types of initializers, which their tensors tell already."""
+    """The model without types of initializers, which their tensors tell already, and without those that the source did
+    not tell either: a file that is written a second time must not grow."""
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in set(graph.initializers.values()) - set(graph.outputs) - set(graph.inputs):
             value.type = value.shape = None
+    for node in model.graph:
+        for value in node.outputs:
+            if value.meta.get(INFERRED) and not value.is_graph_output():
+                value.type = value.shape = None
     return model
 
 
