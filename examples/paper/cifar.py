@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Paper, Recipe, Row, arguments, elastic, lasso, ours, run
+from common import InMemory, Paper, Recipe, Row, arguments, elastic, lasso, ours, run
 from table import Table
 from torch import Tensor, nn
 
@@ -49,23 +48,16 @@ MODELS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Augmented:
-    """Shuffled batches, each cropped at one random place out of a padded frame, and mirrored half of the time."""
-
-    inputs: Tensor
-    labels: Tensor
-    batch: int
-
-    def __len__(self) -> int:
-        return -(-len(self.inputs) // self.batch)
+class Augmented(InMemory):
+    """Batches that are cropped at one random place out of a padded frame, and mirrored half of the time."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.randperm(len(self.inputs)).split(self.batch):
-            x = F.pad(self.inputs[rows], (PADDING,) * 4)
+        height, width = self.inputs.shape[-2:]
+        for inputs, labels in super().__iter__():
+            x = F.pad(inputs, (PADDING,) * 4)
             top, left = torch.randint(2 * PADDING + 1, (2,)).tolist()
-            x = x[..., top : top + self.inputs.shape[-2], left : left + self.inputs.shape[-1]]
-            yield (x.flip(-1) if torch.rand(()) < 0.5 else x), self.labels[rows].to(x.device)
+            x = x[..., top : top + height, left : left + width]
+            yield (x.flip(-1) if torch.rand(()) < 0.5 else x), labels.to(x.device)
 
 
 def load(folder: Path | None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
