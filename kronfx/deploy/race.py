@@ -14,16 +14,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kronfx.deploy.cases import Case
 from kronfx.deploy.records import Latency
-from kronfx.deploy.tuning import fastest, run_seconds
+from kronfx.deploy.tuning import NOISE, fastest, run_seconds
 from kronfx.deploy.verify import answers, timed_session
 
 _SECONDS = 0.1  # of timing, a file, a case and a turn
 _TURNS, _PATIENCE = 3, 10.0  # as many turns at most; no new one after so many seconds
-_NOISE = 5e-6  # seconds that two runs of the same file differ by
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +54,13 @@ def _turn(path: Path, cases: Sequence[Case]) -> Lap:
     """Time one file; no other session is open meanwhile."""
     session, load = timed_session(path)
     answer = answers(session)
-    for case in cases:
-        answer(case)
-    names = [value.name for value in session.get_inputs()]
-    taken = [run_seconds(session, dict(zip(names, case.feeds, strict=True)), _SECONDS) for case in cases]
-    return Lap(taken, load)
+    return Lap([run_seconds(partial(answer, case), _SECONDS) for case in cases], load)
 
 
 def winner(dense: Lap, others: Sequence[Lap]) -> int | None:
     """The number of the fastest of the others; None where the dense file is as fast as any, or faster in a case."""
     costs: dict[int, list[float]] = {-1: dense.seconds, **{i: other.seconds for i, other in enumerate(others)}}
-    best = fastest(costs, -1, _NOISE)
+    best = fastest(costs, -1, NOISE)
     return None if best < 0 else best
 
 

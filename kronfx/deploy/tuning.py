@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -24,7 +25,7 @@ from kronfx.records import Lowering
 Goal = Literal["latency", "size"]
 Name = TypeVar("Name", bound=Hashable)
 TIE = 0.97  # a lowering must take less than this share of the dense time to replace it
-_NOISE = 5e-6  # seconds that two runs of the same graph differ by
+NOISE = 5e-6  # seconds that two runs of the same graph differ by
 _LEAST_SECONDS, _LEAST_RUNS, _MOST_RUNS = 0.03, 5, 200
 
 
@@ -105,7 +106,7 @@ def _best(layer: Layer, names: Sequence[Lowering], tuning: Tuning, known: list[T
         costs = {name: [LOWERINGS[name].cost(layer, n) for n in tuning.rows] for name in names}
         return fastest(costs, "dense", 2 * NODE), "dense"
     costs = {name: [_timed(layer, name, n, known) for n in tuning.rows] for name in names}
-    return fastest(costs, "dense", _NOISE), min(names[1:], key=lambda name: math.prod(costs[name]))
+    return fastest(costs, "dense", NOISE), min(names[1:], key=lambda name: math.prod(costs[name]))
 
 
 def fastest(costs: Mapping[Name, Sequence[float]], dense: Name, noise: float) -> Name:
@@ -154,22 +155,22 @@ def _measure(model: ir.Model, x: np.ndarray[Any, Any]) -> float:
     try:
         content = ir.to_proto(model).SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        seconds = run_seconds(session, {"x": x})
+        seconds = run_seconds(partial(session.run, None, {"x": x}))
     except Exception:  # onnxruntime has one class for every status code, and no common one
         return math.inf
     return seconds
 
 
-def run_seconds(session: Any, feeds: dict[str, Any], least: float = _LEAST_SECONDS) -> float:
+def run_seconds(run: Callable[[], object], least: float = _LEAST_SECONDS) -> float:
     """Median seconds of a run, warmed up, all in one go: threads of a session that waits disturb the others."""
     for _ in range(2):
-        session.run(None, feeds)
+        run()
     taken: list[float] = []
     started = time.perf_counter()
     while (passed := time.perf_counter() - started) < least or len(taken) < _LEAST_RUNS:
         if len(taken) == _MOST_RUNS or passed > _LEAST_RUNS * least:  # one run of a slow model says enough
             break
         before = time.perf_counter()
-        session.run(None, feeds)
+        run()
         taken.append(time.perf_counter() - before)
     return float(np.median(taken))
