@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import onnx_ir as ir
 
 from kronfx.deploy.cases import Case
-from kronfx.deploy.layers import Found, Known, found_layers
+from kronfx.deploy.layers import Found, Known, found_layers, moved
 from kronfx.deploy.lowerings import LOWERINGS
 from kronfx.deploy.race import ends, latencies, race, winner
 from kronfx.deploy.records import ExportedLayer, ExportReport
@@ -65,14 +65,15 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
     dense.
     """
     step("looking at the weights")
-    chosen = choose(found_layers(source.model.graph, source.known, source.block).layers, tuning, step)
+    found = found_layers(source.model.graph, source.known, source.block)
+    chosen = choose(found.layers, tuning, step)
     with staged(target, ExportError) as path:
         if proof is None or proof.load is not None or not tuning.tune:
             step("writing")
-            file = _write(source, chosen.lowerings, path, target)
+            file = _write(source, found, chosen.lowerings, path, target)
             report = ExportReport(str(target), file.bytes, file.layers, timings=chosen.timings, notes=source.notes)
         else:
-            report = _raced(source, chosen, target, path, ends(proof.cases), step)
+            report = _raced(source, found, chosen, path, target, ends(proof.cases), step)
         return report if proof is None else _verified(report, path, proof, step)
 
 
@@ -82,17 +83,19 @@ class _File:
     layers: tuple[ExportedLayer, ...]
 
 
-def _write(source: Source, lowerings: Lowerings, path: Path, target: Path) -> _File:
+def _write(source: Source, found: Found, lowerings: Lowerings, path: Path, target: Path) -> _File:
     """The graph with every layer lowered as said, at ``path``, where it waits for its name, ``target``."""
     model = source.model.clone()
-    found = found_layers(model.graph, source.known, source.block)
+    found = moved(found, model.graph)
     chosen = {layer.linear.node: lowering for layer, lowering in zip(found.layers, lowerings, strict=True)}
     layers = exported(found, chosen)
     rewrite(model, found, chosen)
     return _File(save(terse(untyped(signed(model, layers))), path, target), layers)
 
 
-def _raced(source: Source, chosen: Chosen, target: Path, path: Path, cases: Sequence[Case], step: Step) -> ExportReport:
+def _raced(
+    source: Source, found: Found, chosen: Chosen, path: Path, target: Path, cases: Sequence[Case], step: Step
+) -> ExportReport:
     """The fastest file, at ``path``, and what it takes beside the dense one."""
     contenders = chosen.contenders
     step("writing")
@@ -101,7 +104,8 @@ def _raced(source: Source, chosen: Chosen, target: Path, path: Path, cases: Sequ
         for own in paths:
             own.parent.mkdir()
         dense_bytes = save(untyped(source.model.clone()), paths[0], target)
-        files = [_write(source, contender, own, target) for contender, own in zip(contenders, paths[1:], strict=True)]
+        pairs = zip(contenders, paths[1:], strict=True)
+        files = [_write(source, found, contender, own, target) for contender, own in pairs]
         step("timing it against the dense file")
         dense, *laps = race(paths, cases)
         best = winner(dense, laps) if chosen.boldest is not None else 0
@@ -112,7 +116,7 @@ def _raced(source: Source, chosen: Chosen, target: Path, path: Path, cases: Sequ
             for part in paths[best + 1].parent.iterdir():
                 part.replace(path.with_name(part.name))
     if best is None:
-        file, notes = _write(source, chosen.dense, path, target), (*source.notes, _SLOW)
+        file, notes = _write(source, found, chosen.dense, path, target), (*source.notes, _SLOW)
         (lap,) = race((path,), cases)
     return ExportReport(
         str(target),
