@@ -20,6 +20,7 @@ import onnx_ir as ir
 from kronfx.deploy.builder import Builder
 
 ZERO = -1  # in an order: a row of blocks that is zero and stands for all that are not listed
+FOREIGN = -2  # in an order: a row of blocks of another map
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class Feature:
 
     @property
     def complete(self) -> bool:
-        """True where every row of blocks is there."""
-        return self.order is None or ZERO not in self.order
+        """True where every row of blocks is there, and no other."""
+        return self.order is None or min(self.order) >= 0
 
     def position(self, row: int) -> int:
         """Where block row ``row`` lies."""

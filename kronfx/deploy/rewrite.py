@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from kronfx.deploy.builder import Builder
 from kronfx.deploy.features import Feature, Layouts
 from kronfx.deploy.layers import Found, Layer
 from kronfx.deploy.linear import Linear
-from kronfx.deploy.lowerings import LOWERINGS
+from kronfx.deploy.lowerings import LOWERINGS, Rule
 from kronfx.deploy.rules import RULES, column
 from kronfx.deploy.storage import Survivors, store
 from kronfx.deploy.weights import Weights, tensor_of
@@ -32,14 +32,14 @@ def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.
     build = Builder(graph)
     layouts = Layouts(build)
     replaced: list[ir.Node] = []
+    lowered = {node: layer for node, layer in layers.items() if LOWERINGS[chosen[node]].emit is not None}
+    groups = _groups(lowered, chosen)
     for node in list(graph):
         build.anchor = node
-        emit = LOWERINGS[chosen[node]].emit if node in chosen else None
-        if node in layouts.skipped:
+        if node in layouts.skipped or node in lowered:
             replaced.append(node)
-        elif emit is not None:
-            _emit(layouts, layers[node], emit)
-            replaced.append(node)
+            if node in groups:
+                _emit(layouts, groups[node], LOWERINGS[chosen[node]])
         elif any(layouts.is_lazy(value) for value in _read(node)):
             rule = RULES.get(node.op_type) if node.domain == "" else None
             if rule is not None and any(map(layouts.is_lazy, node.inputs)) and rule(layouts, node):
@@ -55,10 +55,39 @@ def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.
     graph.sort()  # what quantizes a value may have moved behind nodes that read its scale
 
 
-def _emit(layouts: Layouts, layer: Layer, emit: Callable[[Layouts, Layer, Feature], Feature]) -> None:
-    linear = layer.linear
-    x = _input(layouts, linear)
-    y = emit(layouts, layer, x)
+def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering]) -> dict[ir.Node, list[Layer]]:
+    """Layers of one lowering and block size that read the same ``x``, by the node of the first.
+
+    A weight that several maps share is stored once only if it is stacked in one way: its maps stay alone where their
+    companions differ.
+    """
+    beside: dict[object, list[Layer]] = {}
+    for node, layer in layers.items():
+        linear = layer.linear
+        alike = linear.x, linear.channels_first, linear.stored.dtype, linear.zero_points and linear.zero_points[0]
+        beside.setdefault((chosen[node], layer.shape.n2, layer.shape.m2, node.op_type, *alike), []).append(layer)
+    companions: dict[str, set[tuple[str, ...]]] = {}
+    for group in beside.values():
+        names = tuple(layer.name for layer in group)
+        for name in names:
+            companions.setdefault(name, set()).add(names if len(set(names)) == len(names) else (name,))
+    groups = []
+    for group in beside.values():
+        names = tuple(layer.name for layer in group)
+        stacked = all(companions[name] == {names} for name in names)
+        groups += [group] if stacked else [[layer] for layer in group]
+    return {group[0].linear.node: group for group in groups}
+
+
+def _emit(layouts: Layouts, layers: Sequence[Layer], rule: Rule) -> None:
+    assert rule.emit is not None  # layers without are not lowered
+    x = _input(layouts, layers[0].linear)
+    for layer, y in zip(layers, rule.emit(layouts, layers, x), strict=True):
+        _define(layouts, layer.linear, y, x)
+
+
+def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
+    """What reads the layer's output reads ``y`` plus the bias from now on."""
     if linear.bias is not None:
         if not y.complete:
             y = layouts.in_order(y)

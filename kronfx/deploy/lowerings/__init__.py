@@ -2,19 +2,22 @@
 
 A lowering says whether it can take a layer (``fits``), puts the layer's nodes in place (``emit``), and estimates the
 file size (``stored``, bytes) and the work (``cost``, multiply-adds that would take as long) where nothing is timed.
-``emit`` gets the input feature-major and answers the output feature-major. ``dense`` has no ``emit``: the product
+``emit`` gets the layers that read the same input and have blocks of one size, and that input feature-major; it answers
+their outputs feature-major. ``dense`` has no ``emit``: the product
 stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kronfx.deploy.features import Feature, Layouts
 from kronfx.deploy.layers import Layer
 from kronfx.deploy.lowerings import blocks, dense, factors
 from kronfx.records import Lowering
+
+Emit = Callable[[Layouts, Sequence[Layer], Feature], list[Feature]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Rule:
     fits: Callable[[Layer], bool]
     stored: Callable[[Layer], int]
     cost: Callable[[Layer, int], float]
-    emit: Callable[[Layouts, Layer, Feature], Feature] | None = None
+    emit: Emit | None = None
 
 
 LOWERINGS: dict[Lowering, Rule] = {

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from kronfx import cost as work
@@ -41,8 +42,12 @@ def cost(layer: Layer, rows: int) -> float:
     return price.SMALL * counted.forward + price.WEIGHT * stored(layer) / layer.itemsize + moved + 5 * price.NODE
 
 
-def emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
-    """``W x`` by two products."""
+def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]:
+    """``W x`` of each layer by two products."""
+    return [_emit(layouts, layer, x) for layer in layers]
+
+
+def _emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
     build, shape, r = layouts.build, layer.shape, _rank(layer)
     left, right = _operands(layer)
     x = layouts.in_order(x)
