@@ -1,15 +1,15 @@
 """Storage: a block-sparse constant is kept as its surviving blocks, and constant nodes rebuild it.
 
-``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2, n2]``, the rows of all surviving blocks one
-below the other, to which a Concat adds ``m2`` rows of zeros, and a table of where they belong:
+``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2 + 1, n2]``, the rows of all surviving blocks one
+below the other and a row of zeros, and a table of where they belong:
 
-    W[p m2 + q, j n2 : (j + 1) n2] = blocks[slot[p, 0, j] + q],   slot [m1, 1, n1]: the survivor's first row, or the
-    zeros'
+    W[p m2 + q, j n2 : (j + 1) n2] = blocks[min(slot[p, 0, j] + q, nnz m2)]
+    slot [m1, 1, n1]: the survivor's first row, or that of zeros
 
 Where blocks are so small that ``slot`` would count, ``gaps [nnz, 1]`` are stored instead, the distances between
 consecutive positions ``p n1 + j`` of the survivors, the first one from 0, in the smallest integer type that holds them:
 
-    slot = ScatterND(the zeros', CumSum(gaps), first rows)
+    slot = ScatterND(nnz m2, CumSum(gaps), first rows)
 
 All inputs are constants, so a runtime folds the nodes when it loads the file and runs the dense product. One Gather of
 block rows writes the whole weight once: scattering blocks into zeros and transposing the grid writes it three times and
@@ -65,7 +65,8 @@ class Survivors:
     def bytes(self) -> int:
         """Size of what is stored."""
         table = 4 * self.shape.blocks if self.by_slots else self.gaps.nbytes
-        return int(self.blocks.nbytes + table)
+        row = self.shape.n2 * self.blocks.itemsize
+        return int(self.blocks.nbytes + row + table)
 
     @property
     def pays(self) -> bool:
@@ -122,13 +123,12 @@ def _transposed(kept: Survivors) -> Survivors:
 def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
     """``W [m, n]`` from its survivors."""
     shape = kept.shape
-    blocks = build.constant(f"{site}/blocks", kept.blocks.reshape(-1, shape.n2))
-    nothing = build.constant(f"k/zero/{kept.blocks.dtype}", np.zeros((1, 1), kept.blocks.dtype))
-    zeros = build.op("Expand", nothing, build.integers(shape.m2, shape.n2))
-    blocks = build.op("Concat", blocks, zeros, axis=0)
+    rows = kept.blocks.reshape(-1, shape.n2)
+    blocks = build.constant(f"{site}/blocks", np.concatenate([rows, np.zeros_like(rows, shape=(1, shape.n2))]))
+    zero = build.constant(f"k/int32/{len(rows)}", np.array(len(rows), np.int32))
     slots = build.constant(f"{site}/slots", kept.slots) if kept.by_slots else _slots(build, site, kept)
     within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
-    spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)
+    spread = build.op("Gather", blocks, build.op("Min", build.op("Add", slots, within), zero), axis=0)
     weight = build.op("Reshape", spread, build.integers(shape.m, shape.n))
     if kept.dims == (shape.m, shape.n):
         return weight
