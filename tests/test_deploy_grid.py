@@ -16,7 +16,7 @@ from kronfx.records import KroneckerShape
 
 
 def price(W: np.ndarray, block: tuple[int, int]) -> int:
-    """``surviving blocks * (m2 n2 + 24)``, counted block by block."""
+    """``surviving blocks * (m2 n2 + PRICE)``, counted block by block."""
     (m, n), (m2, n2) = W.shape, block
     alive = [W[p : p + m2, j : j + n2].any() for p in range(0, m, m2) for j in range(0, n, n2)]
     return sum(alive) * (m2 * n2 + PRICE)
@@ -31,6 +31,11 @@ def test_planted_grids_come_back(block: tuple[int, int], zero: float, dtype: Any
     W = planted(16 * block[0], 24 * block[1], block, zero, dtype=dtype)
     assert grid_of(W) == KroneckerShape(16, 24, *block)
     assert grid_of(np.asfortranarray(W)) == KroneckerShape(16, 24, *block)  # a turned constant is a view
+
+
+@pytest.mark.parametrize("zero", [0.5, 0.75, 0.95])
+def test_the_smallest_square_blocks_come_back(zero: float) -> None:
+    assert grid_of(planted(64, 96, (4, 4), zero)) == KroneckerShape(16, 24, 4, 4)
 
 
 @pytest.mark.parametrize("block", [(8, 8), (16, 32), (32, 32)])

@@ -7,15 +7,16 @@ from kronfx.errors import ExportError
 from kronfx.records import KroneckerShape
 
 LARGEST = 128  # side of a block, beyond which nobody prunes
-PRICE = 24  # what one more block costs, in entries: a grid must save that much a block to be worth being finer
+PRICE = 15  # what one more block costs, in entries: a grid must save that much a block to be worth being finer
 
 
 def grid_of(W: Array, block: tuple[int, int] | None = None) -> KroneckerShape:
     """The grid of ``W [m, n]``: ``block = (m2, n2)`` where it divides ``W``, else the one with the least
-    ``surviving blocks * (m2 n2 + 24)``, the coarsest of equals.
+    ``surviving blocks * (m2 n2 + 15)``, the coarsest of equals.
 
     Candidates are the divisors of ``m`` and ``n`` up to 128. A pattern of 32x32 blocks is one of 16x16 and 8x8 blocks
     too: the price of a block tells which was meant, also where single entries are zero by chance, as in 8-bit weights.
+    It is the largest at which 4x4 blocks count from half of them zero on.
     Where no grid gains anything, the whole matrix is one block.
     """
     m, n = W.shape
