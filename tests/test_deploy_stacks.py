@@ -126,6 +126,27 @@ def test_one_weight_twice_beside_itself(tmp_path: Path) -> None:
     assert stored_entries(dst) <= 1.25 * 0.4 * N * N
 
 
+def test_a_map_that_nobody_reads_goes_away(tmp_path: Path) -> None:
+    src = onnx_file(
+        tmp_path / "m.onnx",
+        [("MatMul", "x w0", "y"), ("MatMul", "x w1", "dead")],
+        {"x": ["b", "s", N]},
+        {"y": ["b", "s", 40]},
+        three((0.6, 0.6), (40, 400)),
+    )
+    dst, _ = sparse(src)
+    assert stored_entries(dst) <= 1.25 * 0.4 * 40 * N
+
+
+def test_hundreds_of_layers_of_one_input(tmp_path: Path) -> None:
+    """Whose names stay short."""
+    count = 400
+    nodes: list[Node] = [("MatMul", f"x w{i}", f"y{i}") for i in range(count)]
+    constants = {f"w{i}": planted(16, 16, (8, 8), 0.5, i).T for i in range(count)}
+    dst = stacked(tmp_path, nodes, constants, ("b", "s", 16))
+    assert max(len(tensor.name) for tensor in onnx.load(dst).graph.initializer) < 20
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_8_bit_products(tmp_path: Path, signed: bool) -> None:
     """Sums of integers are exact."""

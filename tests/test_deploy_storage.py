@@ -51,6 +51,19 @@ def evaluate(model: ir.Model) -> list[np.ndarray]:
     return ReferenceEvaluator(proto).run(None, {})
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "with_zeros"), [(KroneckerShape(24, 20, 8, 8), True), (KroneckerShape(24, 2, 1, 96), False)]
+)
+def test_a_row_of_zeros_is_stored_where_it_is_small(shape: KroneckerShape, with_zeros: bool, turned: bool) -> None:
+    W = block_sparse(shape, 0.5)
+    (rebuilt,) = evaluate(stored(W, shape, {"w": turned}))
+    np.testing.assert_array_equal(rebuilt, W.T if turned else W, strict=True)
+    kept = survivors(W, shape)
+    assert kept.with_zeros is with_zeros
+    assert kept.bytes <= 1.05 * kept.blocks.nbytes
+
+
 @given(shapes, st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.booleans(), st.sampled_from([np.float16, np.float32, float]))
 def test_the_nodes_rebuild_the_weight_bit_by_bit(shape: KroneckerShape, zero: float, turned: bool, dtype: type) -> None:
     W = block_sparse(shape, zero, dtype)

@@ -12,12 +12,13 @@ against 7.2 ms: what is gathered stays in the cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Builder
+from kronfx.deploy.builder import Array, Builder
 
 ZERO = -1  # in an order: a row of blocks that is zero and stands for all that are not listed
 FOREIGN = -2  # in an order: a row of blocks of another map
@@ -47,11 +48,12 @@ class Feature:
         """True where every row of blocks is there, and no other."""
         return self.order is None or min(self.order) >= 0
 
-    def position(self, row: int) -> int:
-        """Where block row ``row`` lies."""
+    def positions(self, rows: Sequence[int]) -> Array:
+        """Where these block rows lie."""
         if self.order is None:
-            return row
-        return self.order.index(row if row in self.order else ZERO)
+            return np.array(rows, np.int64)
+        places = {row: place for place, row in enumerate(self.order)}
+        return np.array([places[row] if row in places else places[ZERO] for row in rows], np.int64)
 
 
 class Layouts:
@@ -115,20 +117,20 @@ class Layouts:
         self.rows(self.current(value))
         return self.current(value)
 
-    def natural(self, feature: Feature) -> ir.Value:
-        """``[..., C, S]`` with its rows in their natural order."""
+    def natural(self, feature: Feature, name: str = "") -> ir.Value:
+        """``[..., C, S]`` with its rows in their natural order; ``name`` says whose they are, if not the value's."""
         if feature.order is None:
             return feature.value
-        positions = np.array([feature.position(row) for row in range(feature.channels // feature.height)])
-        name = f"{feature.value.name}/order"
+        positions = feature.positions(range(feature.channels // feature.height))
+        name = f"{name or feature.value.name}/order"
         sorted_rows = self.build.op(
             "Gather", feature.value, self.build.indices(name, positions, 400 * len(positions)), axis=feature.rank - 2
         )
         return self.build.op("Reshape", sorted_rows, self.build.integers(*feature.prefix, feature.channels, -1))
 
-    def in_order(self, feature: Feature) -> Feature:
+    def in_order(self, feature: Feature, name: str = "") -> Feature:
         """The feature in its natural order."""
-        return Feature(self.natural(feature), feature.rank, feature.channels)
+        return Feature(self.natural(feature, name), feature.rank, feature.channels)
 
     def rows(self, value: ir.Value) -> None:
         """See to it that everybody who still uses ``value`` gets it row-major."""

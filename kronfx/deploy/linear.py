@@ -18,7 +18,8 @@ class Linear:
     ``x [..., n]`` and ``y [..., m]`` are row-major, or, for a product from the left and a 1x1 convolution
     (``channels_first``), ``x [..., n, S]`` and ``y [..., m, S]``. ``node`` is the product; ``y`` is its output. Where
     the exporter flattened leading axes ``around`` it, ``x`` is what was flattened and ``y`` the result in that shape
-    again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``.
+    again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``; one that is spelled as the product of two
+    DequantizeLinear has their ``scales`` besides, and a floating ``y``.
     """
 
     site: str
@@ -31,6 +32,7 @@ class Linear:
     channels_first: bool = False
     zero_points: tuple[ir.Value | None, ir.Value | None] | None = None
     around: tuple[ir.Node, ...] = ()
+    scales: tuple[ir.Value, ir.Value] | None = None
 
     @property
     def stored(self) -> Array:
@@ -41,10 +43,12 @@ class Linear:
     @property
     def W(self) -> Array:
         """``W [m, n]``; of an integer product, the integers less their zero point."""
-        matrix = self.stored
-        if self.zero_points is not None and self.zero_points[1] is not None:
-            matrix = matrix if self.is_symmetric else matrix.astype(np.int16) - tensor_of(self.zero_points[1]).numpy()
-        return matrix.T if self.turned else matrix
+        matrix = self.stored.T if self.turned else self.stored
+        zero = self.zero_points[1] if self.zero_points is not None else None
+        if zero is None or self.is_symmetric:
+            return matrix
+        less: Array = matrix.astype(np.int16) - tensor_of(zero).numpy().reshape(-1, 1)  # one for all rows, or one each
+        return less
 
     @property
     def is_symmetric(self) -> bool:
@@ -80,7 +84,7 @@ def _product(node: ir.Node) -> Linear | None:
         return _unflattened(Linear(right.name or "", node, left, node.outputs[0], right, turned=True))
     if is_matrix(left) and not is_constant(right):
         return Linear(left.name or "", node, right, node.outputs[0], left, turned=False, channels_first=True)
-    return None
+    return _static(node, left, right, turned=True)
 
 
 def _integer(node: ir.Node) -> Linear | None:
@@ -91,6 +95,44 @@ def _integer(node: ir.Node) -> Linear | None:
     if w_zero is not None and not is_constant(w_zero):
         return None
     return Linear(right.name or "", node, left, node.outputs[0], right, turned=True, zero_points=(x_zero, w_zero))
+
+
+def _static(
+    node: ir.Node, left: ir.Value, right: ir.Value, turned: bool, bias: ir.Value | None = None
+) -> Linear | None:
+    """A product of what was quantized with scales that are constant."""
+    x, W = _dequantized(left), _dequantized(right)
+    if x is None or W is None or is_constant(x.small) or not is_constant(W.small):
+        return None
+    one_each = tensor_of(W.scale).size == 1 or W.axis in ((1, -1) if turned else (0, -2))
+    if len(tensor_of(W.small).shape) != 2 or tensor_of(x.scale).size != 1 or not one_each:
+        return None
+    zeros, scales = (x.zero, W.zero), (x.scale, W.scale)
+    y, name = node.outputs[0], W.small.name or ""
+    return Linear(name, node, x.small, y, W.small, turned, bias, zero_points=zeros, scales=scales)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dequantized:
+    """What a DequantizeLinear to float32 makes of 8-bit numbers."""
+
+    small: ir.Value
+    scale: ir.Value
+    zero: ir.Value | None
+    axis: int
+
+
+def _dequantized(value: ir.Value) -> _Dequantized | None:
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.domain or _number(node, "block_size", 0):
+        return None
+    small, scale, zero = (*node.inputs, None)[:3]
+    if small is None or scale is None or not is_constant(scale) or tensor_of(scale).dtype != ir.DataType.FLOAT:
+        return None
+    known = small.const_value.dtype if small.const_value is not None else small.dtype
+    if known not in (ir.DataType.INT8, ir.DataType.UINT8) or (zero is not None and not is_constant(zero)):
+        return None
+    return _Dequantized(small, scale, zero, int(_number(node, "axis", 1)))
 
 
 def only_user(value: ir.Value, op_type: str) -> ir.Node | None:
@@ -104,13 +146,20 @@ def _gemm(node: ir.Node) -> Linear | None:
     x, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     scaled = any(_number(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
-    if x is None or weight is None or scaled or _number(node, "transA", 0) or not is_matrix(weight) or is_constant(x):
+    if x is None or weight is None or scaled or _number(node, "transA", 0) or is_constant(x):
         return None
     turned = not _number(node, "transB", 0)
+    if not is_matrix(weight):
+        return _static(node, x, weight, turned, bias) if bias is None or _is_vector(bias) else None
     m = weight.const_value.shape[1 if turned else 0]  # type: ignore[union-attr]
     if bias is not None and not (is_constant(bias) and tuple(tensor_of(bias).shape.numpy()) in ((m,), (1, m))):
         return None
     return _unflattened(Linear(weight.name or "", node, x, node.outputs[0], weight, turned, bias))
+
+
+def _is_vector(value: ir.Value) -> bool:
+    """True for one entry a row of ``W``, as sums of 8-bit products have."""
+    return value.shape is not None and len(value.shape) == 1 and value.shape[0] != 1
 
 
 def _pointwise(node: ir.Node) -> Linear | None:

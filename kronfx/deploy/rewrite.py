@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from kronfx.deploy.builder import Builder
 from kronfx.deploy.features import Feature, Layouts
 from kronfx.deploy.layers import Found, Layer
-from kronfx.deploy.linear import Linear
+from kronfx.deploy.linear import Linear, is_constant
 from kronfx.deploy.lowerings import LOWERINGS, Rule
 from kronfx.deploy.rules import RULES, column
 from kronfx.deploy.storage import Survivors, store
@@ -59,7 +60,7 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
     """Layers of one lowering and block size that read the same ``x``, by the node of the first.
 
     A weight that several maps share is stored once only if it is stacked in one way: its maps stay alone where their
-    companions differ.
+    companions differ. So they do beside a map that nobody reads, which goes away if it is alone.
     """
     beside: dict[object, list[Layer]] = {}
     for node, layer in layers.items():
@@ -74,7 +75,8 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
     groups = []
     for group in beside.values():
         names = tuple(layer.name for layer in group)
-        stacked = all(companions[name] == {names} for name in names)
+        read = all(layer.linear.y.uses() or layer.linear.y.is_graph_output() for layer in group)
+        stacked = read and all(companions[name] == {names} for name in names)
         groups += [group] if stacked else [[layer] for layer in group]
     return {group[0].linear.node: group for group in groups}
 
@@ -87,9 +89,11 @@ def _emit(layouts: Layouts, layers: Sequence[Layer], rule: Rule) -> None:
 
 
 def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
-    """What reads the layer's output reads ``y`` plus the bias from now on."""
+    """What reads the layer's output reads ``y``, scaled, plus the bias from now on."""
+    if linear.scales is not None:
+        y = _scaled(layouts, linear, y)
     if linear.bias is not None:
-        if not y.complete:
+        if not y.complete or not is_constant(linear.bias):
             y = layouts.in_order(y)
         y = replace(y, value=layouts.build.op("Add", y.value, column(layouts, linear.bias, y)))
     if linear.channels_first:
@@ -100,6 +104,20 @@ def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
     else:
         layouts.define(linear.y, y)
     layouts.skip(*linear.around)
+
+
+def _scaled(layouts: Layouts, linear: Linear, y: Feature) -> Feature:
+    """Sums of 8-bit products as floating numbers: times the scale of ``x`` and that, or those, of ``W``."""
+    assert linear.scales is not None
+    scale = np.float32(1)
+    for value in linear.scales:
+        scale = scale * tensor_of(value).numpy()
+    one = scale.size == 1
+    factor = layouts.build.constant(f"{linear.y.name}/scale", scale.reshape(() if one else -1))
+    if one:
+        return replace(y, value=layouts.build.op("DequantizeLinear", y.value, factor))
+    floats = layouts.build.op("Cast", y.value, to=ir.DataType.FLOAT)
+    return replace(y, value=layouts.build.op("Mul", floats, column(layouts, factor, y)))
 
 
 def _input(layouts: Layouts, linear: Linear) -> Feature:

@@ -30,6 +30,7 @@ from kronfx.records import KroneckerShape
 
 # What nodes and their names cost in the file, at most; a weight that would not win this much stays dense.
 _NODE_BYTES = 1000
+ZEROS = 0.005  # of the survivors' bytes: the largest row of zeros that is stored
 TABLE = 0.02  # of the survivors' bytes: the largest table of slots; a file may be 5% larger than what survives
 
 
@@ -62,11 +63,19 @@ class Survivors:
         return 4 * self.shape.blocks <= TABLE * self.blocks.nbytes
 
     @property
+    def with_zeros(self) -> bool:
+        """True where a row of zeros is small beside the survivors: then it is stored, which spares copying them."""
+        return self._row <= ZEROS * self.blocks.nbytes
+
+    @property
+    def _row(self) -> int:
+        return int(self.shape.n2 * self.blocks.itemsize)
+
+    @property
     def bytes(self) -> int:
         """Size of what is stored."""
         table = 4 * self.shape.blocks if self.by_slots else self.gaps.nbytes
-        row = self.shape.n2 * self.blocks.itemsize
-        return int(self.blocks.nbytes + row + table)
+        return int(self.blocks.nbytes + (self._row if self.with_zeros else 0) + table)
 
     @property
     def pays(self) -> bool:
@@ -124,7 +133,12 @@ def _rebuilt(build: Builder, site: str, kept: Survivors) -> ir.Value:
     """``W [m, n]`` from its survivors."""
     shape = kept.shape
     rows = kept.blocks.reshape(-1, shape.n2)
-    blocks = build.constant(f"{site}/blocks", np.concatenate([rows, np.zeros_like(rows, shape=(1, shape.n2))]))
+    nothing = np.zeros_like(rows, shape=(1, shape.n2))
+    if kept.with_zeros:
+        blocks = build.constant(f"{site}/blocks", np.concatenate([rows, nothing]))
+    else:
+        row = build.op("Expand", build.constant(f"k/zero/{rows.dtype}", nothing[:, :1]), build.integers(1, shape.n2))
+        blocks = build.op("Concat", build.constant(f"{site}/blocks", rows), row, axis=0)
     zero = build.constant(f"k/int32/{len(rows)}", np.array(len(rows), np.int32))
     slots = build.constant(f"{site}/slots", kept.slots) if kept.by_slots else _slots(build, site, kept)
     within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])

@@ -68,7 +68,8 @@ def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]
     y = outputs[0] if len(outputs) == 1 else build.op("Concat", *outputs, axis=x.rank - 2)
     order = tuple(row for bucket in buckets for row in bucket.rows)
     if len(layers) > 1:
-        return [layouts.in_order(part) for part in _parts(Feature(y, x.rank, 0, order, shape.m2), layers)]
+        parts = _parts(Feature(y, x.rank, 0, order, shape.m2), layers)
+        return [layouts.in_order(part, layer.name) for layer, part in zip(layers, parts, strict=True)]
     if order == tuple(range(shape.m1)):
         return [Feature(build.op("Reshape", y, build.integers(*x.prefix, shape.m, -1)), x.rank, shape.m)]
     return [Feature(y, x.rank, shape.m, order, shape.m2)]
@@ -115,7 +116,7 @@ def with_zero_rows(buckets: list[Bucket], mask: Array, W: Array, shape: Kronecke
 def _product(layouts: Layouts, layer: Layer, name: str, bucket: Bucket, blocks: ir.Value, x: Feature) -> ir.Value:
     build = layouts.build
     count, _, depth = bucket.weights.shape
-    positions = np.array([x.position(int(column)) for column in bucket.columns.ravel()])
+    positions = x.positions(bucket.columns.ravel().tolist())
     # Where x is not in its natural order, positions are not the columns: maps that share a weight may differ in them.
     tag = f"{name}/columns" if x.order is None else f"{name}/columns/{abs(hash(x.order)):x}"
     read = build.op("Gather", blocks, build.indices(tag, positions, bucket.weights.nbytes), axis=x.rank - 2)
