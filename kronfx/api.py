@@ -234,8 +234,9 @@ def sparsify_onnx(
 ) -> deploy.ExportReport:
     """Write any ONNX file anew, smaller and faster where its weights have blocks of zeros, and computing the same.
 
-    Every constant of a MatMul, Gemm, 1x1 Conv or MatMulInteger is looked at, whoever pruned it. 8-bit files of
-    onnxruntime's ``quantize_dynamic`` and ``quantize_static`` (QDQ) gain as well: quantize first, then come here.
+    Every constant of a MatMul, Gemm, 1x1 Conv or MatMulInteger is looked at, whoever pruned it. An 8-bit file of
+    onnxruntime's ``quantize_dynamic`` gains as well: quantize first, then come here. One of ``quantize_static`` (QDQ)
+    becomes smaller, and runs as it did.
 
     - ``block``: ``(m2, n2)``, output rows first, of the blocks that are zero; left out, it is detected weight by
       weight.

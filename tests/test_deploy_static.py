@@ -1,4 +1,4 @@
-"""Statically quantized products (QuantizeLinear, DequantizeLinear): found, stored and lowered like all others."""
+"""Statically quantized products (QuantizeLinear, DequantizeLinear): stored as surviving blocks, run as before."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from test_deploy_cases import Node, answers, assert_same, evaluated, onnx_file, ops, planted, runtime_ops, sparse
+from test_deploy_cases import Node, answers, evaluated, onnx_file, planted, runtime_ops, sparse
 
 import kronfx as kx
 
 N, M = 48, 96
-QUANTUM = 0.02  # of the largest value: what is rounded anew may land on the next of 256 steps
 
 
 def static(
@@ -66,51 +65,28 @@ def given_x(rank: int) -> dict[str, np.ndarray]:
     zero=st.sampled_from([0.5, 0.75, 0.99, 1.0]),
 )
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
-def test_every_spelling(
+def test_every_spelling_computes_the_same(
     tmp_path: Path, lowering: str, x_type: type, w_type: type, each: bool, gemm: bool, zero: float
 ) -> None:
     src = static(tmp_path, x_type, w_type, each, gemm, zero)
     dst, report = sparse(src, lowering, block=(8, 8))
-    assert {layer.lowering for layer in report.layers} == {lowering}
+    assert {layer.lowering for layer in report.layers} <= {"dense"}
+    assert len(report.layers) == (0 if each and w_type is np.uint8 else 2)  # nothing is zero where each row has its own
     onnx.checker.check_model(str(dst), full_check=True)
     feeds = given_x(2 if gemm else 3)
-    (wanted,), (reference,), (found,) = answers(src, **feeds), evaluated(dst, **feeds), answers(dst, **feeds)
-    assert_same(reference, evaluated(src, **feeds)[0], QUANTUM)
-    assert_same(found, wanted, QUANTUM)
-
-
-def test_nothing_is_transposed_and_no_float_product_is_left_between_two_layers(tmp_path: Path) -> None:
-    dst, _ = sparse(static(tmp_path), block=(8, 8))
-    found = ops(dst)
-    assert found.count("Transpose") == 2
-    assert "MatMul" not in found
-
-
-def test_dense_layers_are_fused_as_before(tmp_path: Path) -> None:
-    """Where they run dense, their survivors are spread before onnxruntime looks for quantized products."""
-    src = static(tmp_path, zero=0.9)
-    dst, report = sparse(src, "dense", block=(8, 8))
-    assert sum(layer.bytes for layer in report.layers) <= 0.15 * 2 * M * N
-    assert runtime_ops(dst, tmp_path) == runtime_ops(src, tmp_path)
+    np.testing.assert_array_equal(answers(dst, **feeds)[0], answers(src, **feeds)[0])
+    np.testing.assert_array_equal(evaluated(dst, **feeds)[0], evaluated(src, **feeds)[0])
 
 
 @pytest.mark.parametrize("each", [False, True])
-def test_a_scale_that_is_computed_is_left_alone(tmp_path: Path, each: bool) -> None:
-    nodes: list[Node] = [
-        ("Identity", "s", "t"),
-        ("QuantizeLinear", "x s z", "q"),
-        ("DequantizeLinear", "q t z" if each else "q s z", "h"),
-        ("DequantizeLinear", "w s z" if each else "w t z", "f"),
-        ("MatMul", "h f", "y"),
-    ]
-    W = np.rint(127 * planted(M, N, (8, 8)).T).clip(-127, 127).astype(np.int8)
-    inputs = {"x": ["b", "s", N], "s": []}
-    constants = {"w": W, "z": np.array(0, np.int8)}
-    src = onnx_file(tmp_path / "m.onnx", nodes, inputs, {"y": ["b", "s", M]}, constants, opset=21)
-    dst, report = sparse(src, "blocks", block=(8, 8))
-    assert not report.layers
-    feeds = given_x(3) | {"s": np.array(0.03, np.float32)}
-    assert_same(answers(dst, **feeds)[0], answers(src, **feeds)[0], 1e-6)
+@pytest.mark.parametrize("gemm", [False, True])
+def test_survivors_only_and_fused_as_before(tmp_path: Path, gemm: bool, each: bool) -> None:
+    """They are spread before onnxruntime looks for quantized products."""
+    src = static(tmp_path, gemm=gemm, each=each, zero=0.9)
+    dst, report = sparse(src, block=(8, 8))
+    assert sum(layer.bytes for layer in report.layers) <= 0.15 * 2 * M * N
+    assert dst.stat().st_size < src.stat().st_size - 0.5 * 2 * M * N
+    assert runtime_ops(dst, tmp_path) == runtime_ops(src, tmp_path)
 
 
 class Random(CalibrationDataReader):
@@ -135,12 +111,7 @@ def test_what_onnxruntimes_own_quantizer_writes(tmp_path: Path, each: bool) -> N
     src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["b", "s", N]}, {"y": ["b", "s", N]}, constants)
     quantized = tmp_path / "q.onnx"
     quantize_static(src, quantized, Random(), QuantFormat.QDQ, activation_type=QuantType.QUInt8, per_channel=each)
-    report = kx.sparsify_onnx(quantized, tmp_path / "s.onnx", lowering="blocks", tune=False, batch_sizes=(1, 3))
-    assert [layer.lowering for layer in report.layers] == ["blocks"] * 4
-    assert report.max_error <= report.tolerance == 0.02
-
-
-def test_auto_times_them_as_they_are(tmp_path: Path) -> None:
-    report = kx.sparsify_onnx(static(tmp_path), tmp_path / "s.onnx", rows=(4,), block=(8, 8))
-    assert len(report.layers) == 2
-    assert {timing.lowering for timing in report.timings.entries} == {"dense", "blocks"}
+    report = kx.sparsify_onnx(quantized, tmp_path / "s.onnx", batch_sizes=(1, 3))
+    assert [layer.lowering for layer in report.layers] == ["dense"] * 4
+    assert report.max_error == 0
+    assert sum(layer.bytes for layer in report.layers) <= 0.4 * 4 * N * N

@@ -10,7 +10,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from kronfx.deploy.builder import Array
 from kronfx.deploy.layers import Found, Layer
-from kronfx.deploy.linear import Linear, find, only_user
+from kronfx.deploy.linear import Linear, find
 from kronfx.deploy.rewrite import rewrite
 from kronfx.deploy.weights import tensor_of
 from kronfx.records import Lowering
@@ -19,9 +19,8 @@ from kronfx.records import Lowering
 def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]:
     """A graph of nothing but this layer, lowered, and an input for it.
 
-    An 8-bit product comes with what makes its input 8-bit and its sums floating numbers again, and with what makes
-    these 8-bit once more: onnxruntime fuses them with the dense product, and the lowerings with theirs, so that either
-    without them tells little.
+    An 8-bit product comes with what makes its input 8-bit and its sums floating numbers again: onnxruntime fuses them
+    with the dense product, and the lowerings with theirs, so that either without them tells little.
     """
     linear = layer.linear
     dims = _dims(layer, rows)
@@ -29,7 +28,7 @@ def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]
     x = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape([f"d{i}" for i in range(len(dims))]))
     assert x.shape is not None
     x.shape[1 if linear.node.op_type == "Conv" else -2 if linear.channels_first else -1] = layer.kept.dims[1]
-    nodes = _nodes(linear, x)
+    nodes = _quantized(linear, x) if linear.zero_points is not None else [_copy(linear.node, {_read(linear): x})]
     y = nodes[-1].outputs[0]
     y.name, y.type, y.shape = "y", ir.TensorType(kind), ir.Shape([None] * len(dims))
     constants = {v: None for node in nodes for v in node.inputs if v is not None and v.const_value is not None}
@@ -50,32 +49,6 @@ def _dims(layer: Layer, rows: int) -> tuple[int, ...]:
     return (1,) * (rank - 2) + ((n, rows) if linear.channels_first else (rows, n))
 
 
-def _nodes(linear: Linear, x: ir.Value) -> list[ir.Node]:
-    if linear.scales is not None:
-        return _static(linear, x)
-    return _quantized(linear, x) if linear.zero_points is not None else [_copy(linear.node, {_read(linear): x})]
-
-
-def _static(linear: Linear, x: ir.Value) -> list[ir.Node]:
-    """The product between QuantizeLinear and DequantizeLinear, and what quantizes its result."""
-    node, after = linear.node, only_user(linear.y, "QuantizeLinear")
-    given, weight = (made for value in node.inputs[:2] if value is not None and (made := value.producer()) is not None)
-    quantize = _rescaled("QuantizeLinear", x, given, "q")
-    spread = [_rescaled("DequantizeLinear", quantize.outputs[0], given, "d"), _copy(weight, {}, "w")]
-    product = ir.Node("", node.op_type, [part.outputs[0] for part in spread], node.attributes.values())
-    nodes = [quantize, *spread, product]
-    if after is not None:
-        nodes.append(_rescaled("QuantizeLinear", product.outputs[0], after, "a"))
-        nodes.append(_rescaled("DequantizeLinear", nodes[-1].outputs[0], after, "b"))
-    return nodes
-
-
-def _rescaled(op_type: str, value: ir.Value, like: ir.Node, name: str) -> ir.Node:
-    """The operator on ``value`` with the scale and the zero point of another node."""
-    made = _copy(like, {}, name)
-    return ir.Node("", op_type, [value, *made.inputs[1:]])
-
-
 def _quantized(linear: Linear, x: ir.Value) -> list[ir.Node]:
     """The product between a DynamicQuantizeLinear and the Cast and Mul behind it."""
     quantize = ir.Node("", "DynamicQuantizeLinear", [x], num_outputs=3)
@@ -93,11 +66,11 @@ def _read(linear: Linear) -> ir.Value:
     return linear.x if flat is None or not linear.around else flat
 
 
-def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value], name: str = "c") -> ir.Node:
-    """The node with other inputs; constants are copied under new names, for a value belongs to one graph."""
+def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
+    """The node with other inputs; constants are copied, for a value belongs to one graph."""
     inputs: list[ir.Value | None] = []
     for i, value in enumerate(node.inputs):
         constant = value is not None and value.const_value is not None
-        copied = ir.Value(name=f"{name}{i}", const_value=value.const_value) if constant else None  # type: ignore[union-attr]
+        copied = ir.Value(name=f"c{i}", const_value=value.const_value) if constant else None  # type: ignore[union-attr]
         inputs.append(replaced.get(value) or copied)  # type: ignore[arg-type]
     return ir.Node(node.domain, node.op_type, inputs, node.attributes.values())

@@ -18,8 +18,8 @@ class Linear:
     ``x [..., n]`` and ``y [..., m]`` are row-major, or, for a product from the left and a 1x1 convolution
     (``channels_first``), ``x [..., n, S]`` and ``y [..., m, S]``. ``node`` is the product; ``y`` is its output. Where
     the exporter flattened leading axes ``around`` it, ``x`` is what was flattened and ``y`` the result in that shape
-    again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``; one that is spelled as the product of two
-    DequantizeLinear has their ``scales`` besides, and a floating ``y``.
+    again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``; a ``static`` one is spelled as the product
+    of two DequantizeLinear: ``x`` and the weight are what these read, ``y`` is a floating number.
     """
 
     site: str
@@ -32,7 +32,7 @@ class Linear:
     channels_first: bool = False
     zero_points: tuple[ir.Value | None, ir.Value | None] | None = None
     around: tuple[ir.Node, ...] = ()
-    scales: tuple[ir.Value, ir.Value] | None = None
+    static: bool = False
 
     @property
     def stored(self) -> Array:
@@ -97,42 +97,29 @@ def _integer(node: ir.Node) -> Linear | None:
     return Linear(right.name or "", node, left, node.outputs[0], right, turned=True, zero_points=(x_zero, w_zero))
 
 
-def _static(
-    node: ir.Node, left: ir.Value, right: ir.Value, turned: bool, bias: ir.Value | None = None
-) -> Linear | None:
-    """A product of what was quantized with scales that are constant."""
+def _static(node: ir.Node, left: ir.Value, right: ir.Value, turned: bool) -> Linear | None:
+    """A product of what was quantized beforehand."""
     x, W = _dequantized(left), _dequantized(right)
-    if x is None or W is None or is_constant(x.small) or not is_constant(W.small):
+    if x is None or W is None or is_constant(x[0]) or not is_constant(W[0]):
         return None
-    one_each = tensor_of(W.scale).size == 1 or W.axis in ((1, -1) if turned else (0, -2))
-    if len(tensor_of(W.small).shape) != 2 or tensor_of(x.scale).size != 1 or not one_each:
+    weight, zero = W
+    apart = zero is not None and tensor_of(zero).size != 1 and bool(tensor_of(zero).numpy().any())
+    if len(tensor_of(weight).shape) != 2 or apart:
         return None
-    zeros, scales = (x.zero, W.zero), (x.scale, W.scale)
-    y, name = node.outputs[0], W.small.name or ""
-    return Linear(name, node, x.small, y, W.small, turned, bias, zero_points=zeros, scales=scales)
+    zeros, name = (x[1], zero), weight.name or ""
+    return Linear(name, node, x[0], node.outputs[0], weight, turned, zero_points=zeros, static=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Dequantized:
-    """What a DequantizeLinear to float32 makes of 8-bit numbers."""
-
-    small: ir.Value
-    scale: ir.Value
-    zero: ir.Value | None
-    axis: int
-
-
-def _dequantized(value: ir.Value) -> _Dequantized | None:
+def _dequantized(value: ir.Value) -> tuple[ir.Value, ir.Value | None] | None:
+    """The 8-bit numbers that a DequantizeLinear reads, and their zero point."""
     node = value.producer()
-    if node is None or node.op_type != "DequantizeLinear" or node.domain or _number(node, "block_size", 0):
+    if node is None or node.op_type != "DequantizeLinear" or node.domain:
         return None
-    small, scale, zero = (*node.inputs, None)[:3]
-    if small is None or scale is None or not is_constant(scale) or tensor_of(scale).dtype != ir.DataType.FLOAT:
+    small, _, zero = (*node.inputs, None)[:3]
+    if small is None or (zero is not None and not is_constant(zero)):
         return None
     known = small.const_value.dtype if small.const_value is not None else small.dtype
-    if known not in (ir.DataType.INT8, ir.DataType.UINT8) or (zero is not None and not is_constant(zero)):
-        return None
-    return _Dequantized(small, scale, zero, int(_number(node, "axis", 1)))
+    return (small, zero) if known in (ir.DataType.INT8, ir.DataType.UINT8) else None
 
 
 def only_user(value: ir.Value, op_type: str) -> ir.Node | None:
@@ -150,16 +137,11 @@ def _gemm(node: ir.Node) -> Linear | None:
         return None
     turned = not _number(node, "transB", 0)
     if not is_matrix(weight):
-        return _static(node, x, weight, turned, bias) if bias is None or _is_vector(bias) else None
+        return _static(node, x, weight, turned)
     m = weight.const_value.shape[1 if turned else 0]  # type: ignore[union-attr]
     if bias is not None and not (is_constant(bias) and tuple(tensor_of(bias).shape.numpy()) in ((m,), (1, m))):
         return None
     return _unflattened(Linear(weight.name or "", node, x, node.outputs[0], weight, turned, bias))
-
-
-def _is_vector(value: ir.Value) -> bool:
-    """True for one entry a row of ``W``, as sums of 8-bit products have."""
-    return value.shape is not None and len(value.shape) == 1 and value.shape[0] != 1
 
 
 def _pointwise(node: ir.Node) -> Linear | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from kronfx.deploy.builder import Builder
 from kronfx.deploy.features import Feature, Layouts
 from kronfx.deploy.layers import Found, Layer
-from kronfx.deploy.linear import Linear, is_constant
+from kronfx.deploy.linear import Linear
 from kronfx.deploy.lowerings import LOWERINGS, Rule
 from kronfx.deploy.rules import RULES, column
 from kronfx.deploy.storage import Survivors, store
@@ -89,11 +88,9 @@ def _emit(layouts: Layouts, layers: Sequence[Layer], rule: Rule) -> None:
 
 
 def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
-    """What reads the layer's output reads ``y``, scaled, plus the bias from now on."""
-    if linear.scales is not None:
-        y = _scaled(layouts, linear, y)
+    """What reads the layer's output reads ``y`` plus the bias from now on."""
     if linear.bias is not None:
-        if not y.complete or not is_constant(linear.bias):
+        if not y.complete:
             y = layouts.in_order(y)
         y = replace(y, value=layouts.build.op("Add", y.value, column(layouts, linear.bias, y)))
     if linear.channels_first:
@@ -104,20 +101,6 @@ def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
     else:
         layouts.define(linear.y, y)
     layouts.skip(*linear.around)
-
-
-def _scaled(layouts: Layouts, linear: Linear, y: Feature) -> Feature:
-    """Sums of 8-bit products as floating numbers: times the scale of ``x`` and that, or those, of ``W``."""
-    assert linear.scales is not None
-    scale = np.float32(1)
-    for value in linear.scales:
-        scale = scale * tensor_of(value).numpy()
-    one = scale.size == 1
-    factor = layouts.build.constant(f"{linear.y.name}/scale", scale.reshape(() if one else -1))
-    if one:
-        return replace(y, value=layouts.build.op("DequantizeLinear", y.value, factor))
-    floats = layouts.build.op("Cast", y.value, to=ir.DataType.FLOAT)
-    return replace(y, value=layouts.build.op("Mul", floats, column(layouts, factor, y)))
 
 
 def _input(layouts: Layouts, linear: Linear) -> Feature:

@@ -121,12 +121,6 @@ def dequantize(layouts: Layouts, node: ir.Node) -> bool:
     return True
 
 
-def scaled(layouts: Layouts, node: ir.Node) -> bool:
-    """QuantizeLinear and DequantizeLinear by one scale for all entries."""
-    scalars = all(value is None or (value.shape is not None and not len(value.shape)) for value in node.inputs[1:])
-    return scalars and not node.attributes.get_int("block_size", 0) and elementwise(layouts, node)
-
-
 def quantize(layouts: Layouts, node: ir.Node) -> bool:
     """The range of a tensor does not depend on its layout."""
     value = node.inputs[0]
@@ -239,7 +233,6 @@ def _perm(node: ir.Node) -> tuple[int, ...]:
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*_UNARY.split(), *_SEVERAL.split()), elementwise),
     "Cast": dequantize,
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), scaled),
     "DynamicQuantizeLinear": quantize,
     "Split": split,
     "Reshape": reshape,

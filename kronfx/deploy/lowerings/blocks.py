@@ -37,10 +37,15 @@ FEW = 1 / 64  # of the surviving blocks: at most so many zeros are stored to com
 
 def fits(layer: Layer) -> bool:
     """Where a block is zero and none reaches beyond ``W``, the graph says how many axes ``x`` has, and 8-bit weights
-    less their zero point are 8-bit."""
+    less their zero point are 8-bit.
+
+    Statically quantized products run dense: onnxruntime moves transposes through a DequantizeLinear with a constant
+    scale and puts a QuantizeLinear behind it that has the wrong type, so that sums came out clipped.
+    """
     integer = layer.linear.zero_points is not None
     small = not integer or bool(np.abs(layer.linear.W + 0.5).max() < 128)
-    return layer.kept.zero_blocks > 0 and (layer.linear.rank or 0) >= 2 and small and not layer.is_padded
+    told = (layer.linear.rank or 0) >= 2 and not layer.linear.static
+    return layer.kept.zero_blocks > 0 and told and small and not layer.is_padded
 
 
 def stored(layer: Layer) -> int:
