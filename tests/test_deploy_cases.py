@@ -100,6 +100,17 @@ def assert_same(found: np.ndarray, wanted: Any, tolerance: float = FLOAT32) -> N
     assert error <= tolerance * max(1, np.abs(reference).max(initial=0))
 
 
+def assert_same_file(src: Path, dst: Path, dims: Sequence[Any], sizes: Sequence[int], tolerance: float) -> None:
+    """For a random ``x``, its open ``dims`` of these ``sizes``, both runtimes compute by ``dst`` what ``src`` does."""
+    onnx.checker.check_model(str(dst), full_check=True)
+    free = iter(sizes)
+    x = np.random.default_rng(0).standard_normal([d if isinstance(d, int) else next(free) for d in dims])
+    feeds = {"x": x.astype(np.float32)}
+    for wanted, *found in zip(evaluated(src, **feeds), evaluated(dst, **feeds), answers(dst, **feeds), strict=True):
+        for y in found:
+            assert_same(y, wanted, tolerance)
+
+
 def planted(
     m: int, n: int, block: tuple[int, int], zero: float = 0.75, seed: int = 0, dtype: Any = np.float32
 ) -> np.ndarray:

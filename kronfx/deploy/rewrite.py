@@ -66,17 +66,16 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
         linear = layer.linear
         alike = linear.x, linear.channels_first, linear.stored.dtype, linear.zero_points and linear.zero_points[0]
         beside.setdefault((chosen[node], layer.shape.n2, layer.shape.m2, node.op_type, *alike), []).append(layer)
+    named = [(tuple(layer.name for layer in group), group) for group in beside.values()]
     companions: dict[str, set[tuple[str, ...]]] = {}
-    for group in beside.values():
-        names = tuple(layer.name for layer in group)
+    for names, _ in named:
         for name in names:
-            companions.setdefault(name, set()).add(names if len(set(names)) == len(names) else (name,))
+            companions.setdefault(name, set()).add(names)
     groups = []
-    for group in beside.values():
-        names = tuple(layer.name for layer in group)
+    for names, group in named:
         read = all(layer.linear.y.uses() or layer.linear.y.is_graph_output() for layer in group)
-        stacked = read and all(companions[name] == {names} for name in names)
-        groups += [group] if stacked else [[layer] for layer in group]
+        alone = len(set(names)) < len(names) or any(len(companions[name]) > 1 for name in names)
+        groups += [group] if read and not alone else [[layer] for layer in group]
     return {group[0].linear.node: group for group in groups}
 
 

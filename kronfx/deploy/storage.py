@@ -1,7 +1,7 @@
 """Storage: a block-sparse constant is kept as its surviving blocks, and constant nodes rebuild it.
 
 ``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2 + 1, n2]``, the rows of all surviving blocks one
-below the other and a row of zeros, and a table of where they belong:
+below the other and a row of zeros (which nodes add where it would count), and a table of where they belong:
 
     W[p m2 + q, j n2 : (j + 1) n2] = blocks[min(slot[p, 0, j] + q, nnz m2)]
     slot [m1, 1, n1]: the survivor's first row, or that of zeros

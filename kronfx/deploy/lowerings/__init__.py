@@ -3,8 +3,7 @@
 A lowering says whether it can take a layer (``fits``), puts the layer's nodes in place (``emit``), and estimates the
 file size (``stored``, bytes) and the work (``cost``, multiply-adds that would take as long) where nothing is timed.
 ``emit`` gets the layers that read the same input and have blocks of one size, and that input feature-major; it answers
-their outputs feature-major. ``dense`` has no ``emit``: the product
-stays as it is.
+their outputs feature-major. ``dense`` has no ``emit``: the product stays as it is.
 """
 
 from __future__ import annotations
