@@ -35,6 +35,8 @@ from onnxruntime import InferenceSession
 from rich.console import Console
 from rich.progress import track
 
+import kronfx as kx
+from kronfx.files import write
 from kronfx.tables import render
 
 LOADS, REST, WARM_UPS = 5, 0.3, 2  # openings of a file; seconds before a burst, when all threads have stopped; runs
@@ -202,11 +204,20 @@ def measure(case: Case, clock: Clock, folder: Path) -> list[Row]:
     return rows
 
 
-def measured(chosen: Sequence[Case], clock: Clock) -> list[Row]:
-    """The rows of all cases."""
-    progress = track(chosen, "measuring", console=Console(stderr=True))
+def measured(chosen: Sequence[Case], clock: Clock, kept: Path | None) -> list[Row]:
+    """The rows of all cases; those so far are in the file ``kept`` after every case, for the grid takes hours."""
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        return [row for case in progress for row in measure(case, clock, Path(folder))]
+        for case in track(chosen, "measuring", console=Console(stderr=True)):
+            rows += measure(case, clock, Path(folder))
+            keep(rows, kept)
+    return rows
+
+
+def keep(rows: Sequence[Row], path: Path | None) -> None:
+    """Write the rows as JSON, if there is a path."""
+    if path:
+        write(path, json.dumps([asdict(row) for row in rows], indent=1).encode(), kx.KronfxError)
 
 
 def least_ratio(case: Case, file: File, int8_ratio: float) -> float | None:
@@ -274,15 +285,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wishes = parser.parse_args(arguments)
     if wishes.earlier:
         rows = [Row(**row) for path in wishes.earlier for row in json.loads(path.read_text())]
+        keep(rows, wishes.json)
     else:
         torch.set_num_threads(wishes.threads)
         clock = Clock(wishes.threads, wishes.bursts, wishes.seconds)
         grid = FULL if wishes.full else QUICK
         chosen = [case for case in grid if not wishes.only or any(name in case.label for name in wishes.only)]
-        rows = measured(chosen, clock)
+        rows = measured(chosen, clock, wishes.json)
     print(show(rows, wishes.threads))
-    if wishes.json:
-        wishes.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     if wishes.svg:
         wishes.svg.write_text(bars_svg("dense / variant", [(label(row), row.ratio) for row in rows if row.ratio]))
 
