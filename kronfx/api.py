@@ -178,10 +178,10 @@ def export_onnx(
 
     - ``example_inputs``: a tensor, a tuple of tensors or a dict of keyword tensors; the batch axis stays dynamic
       (``dynamic_shapes`` takes over, as ``torch.export`` understands it, where that is not what the model needs).
-    - ``lowering``: how each rewritten layer runs. ``"dense"``: one MatMul; the file stores the surviving blocks only
-      and rebuilds the weight when the session loads. ``"blocks"``: products of the surviving blocks only.
-      ``"factors"``: the factored evaluation itself (for a model that is not folded yet), save where that is to form
-      the weight anyway. ``"auto"``: whichever is fastest, dense on a tie.
+    - ``lowering``: how each rewritten layer runs. ``"dense"``: one MatMul; the file stores the surviving blocks only,
+      or the factors where they are smaller, and rebuilds the weight when the session loads. ``"blocks"``: products of
+      the surviving blocks only. ``"factors"``: the factored evaluation itself (for a model that is not folded yet),
+      save where that is to form the weight anyway. ``"auto"``: whichever is fastest, dense on a tie.
     - ``tune``: find that out by the clock, in onnxruntime on this machine, at ``rows`` rows of ``x`` (batch times
       sequence); without, by a cost model. ``optimize_for="size"`` takes the smallest instead.
     - ``timings``: those of an earlier report (or the file its ``to_json`` went to), so that nothing is timed twice.
@@ -195,13 +195,13 @@ def export_onnx(
     if lowering == "factors" and not factored:
         remedy = "export the factored model itself, not its fold"
         raise ExportError("", "no factored layer in this model", "factors for lowering='factors'", remedy)
+    # The factors of candidates, which are one product with their weights' sum, are of no use to a file.
     decided = {site: layer for site, layer in factored.items() if isinstance(layer, KroneckerLinear)}
-    kept = {} if lowering in ("dense", "blocks") else decided  # candidates are one product with their weights' sum
     return deploy.export(
         graph_stage.fold_sites(copied(model, ExportError), _to_fold(factored, lowering)),
         path,
         example_inputs,
-        trained={site: (layer.factors, layer.evaluation) for site, layer in kept.items()},
+        trained={site: (layer.factors, layer.evaluation) for site, layer in decided.items()},
         reference=model,
         dynamic_shapes=dynamic_shapes,
         batch_sizes=batch_sizes,

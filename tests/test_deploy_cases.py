@@ -171,7 +171,9 @@ def ops(path: Path) -> list[str]:
 
 def constants(path: Path, kinds: str = "f") -> int:
     """Entries of all constants of a file of these numpy kinds."""
-    tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    graph = onnx.load(path).graph
+    nodes = [node.attribute[0].t for node in graph.node if node.op_type == "Constant"]
+    tensors = [numpy_helper.to_array(tensor) for tensor in (*graph.initializer, *nodes)]
     return sum(tensor.size for tensor in tensors if tensor.dtype.kind in kinds)
 
 

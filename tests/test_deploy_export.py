@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization import quantize_dynamic
 from test_deploy_cases import (
     FLOAT32,
     LeNet,
@@ -127,6 +128,25 @@ def test_storage_never_makes_a_file_larger(tmp_path: Path, zero: float) -> None:
     ]
     record = len(json.dumps({"layers": ["0", 16, 32, [4, 4], "dense", 32, 32, 2048, 2048]}))
     assert sizes[0] <= sizes[1] + record
+
+
+@pytest.mark.parametrize("evaluation", ["a_first", "materialize"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_factored_layer_that_runs_dense_is_stored_as_its_factors(
+    tmp_path: Path, evaluation: Evaluation, bias: bool
+) -> None:
+    """And onnxruntime's dynamic quantization leaves these alone."""
+    model, path = nn.Sequential(factored((12, 8, 16, 16), 3, evaluation, bias), nn.ReLU()), tmp_path / "m.onnx"
+    report = kx.export_onnx(model, path, torch.randn(2, 128), lowering="dense")
+    assert report.layers[0].bytes == 4 * 3 * (12 * 8 + 16 * 16)
+    assert constants(path) == 3 * (12 * 8 + 16 * 16) + 192 * bias
+    assert not {"MatMul", "Gemm", "FusedGemm"}.isdisjoint(runtime_ops(path, tmp_path))
+    assert len(runtime_ops(path, tmp_path)) <= 3
+    x = torch.randn(5, 128)
+    assert_same(run(path, x)[0], model(x))
+    quantized = tmp_path / "q.onnx"
+    quantize_dynamic(path, quantized)
+    assert_same(run(quantized, x)[0], model(x))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float16, 2e-2)])

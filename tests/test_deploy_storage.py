@@ -1,4 +1,4 @@
-"""Storage of surviving blocks, against the dense weight itself: by ONNX's reference evaluator and by onnxruntime."""
+"""Storage of survivors and factors, against the dense weight: by ONNX's reference evaluator and by onnxruntime."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from test_deploy_cases import runtime_ops
 
-from kronfx.deploy.storage import store, survivors
+from kronfx.deploy.storage import Product, Storage, Survivors, product, smallest, store, survivors
+from kronfx.layers import Factors
 from kronfx.records import KroneckerShape
 
 dims = st.integers(1, 6)
@@ -28,7 +30,7 @@ def block_sparse(shape: KroneckerShape, zero: float, dtype: type = np.float32, s
     return (rng.standard_normal((shape.m, shape.n)) * np.kron(mask, np.ones(shape.block))).astype(dtype)
 
 
-def stored(W: np.ndarray, shape: KroneckerShape, consumers: dict[str, bool]) -> ir.Model:
+def stored(W: np.ndarray, kept: Storage, consumers: dict[str, bool]) -> ir.Model:
     """A graph whose outputs are copies of ``W`` (or ``W^T`` where the consumer wants it turned), after storage."""
     weights, nodes = [], []
     for name, turned in consumers.items():
@@ -41,7 +43,7 @@ def stored(W: np.ndarray, shape: KroneckerShape, consumers: dict[str, bool]) -> 
     outputs = [node.outputs[0] for node in nodes]
     graph = ir.Graph([], outputs, nodes=nodes, initializers=weights, opset_imports={"": 18}, name="g")
     turned_ones = [w for w, turned in zip(weights, consumers.values(), strict=True) if turned]
-    store(graph, "site", survivors(W, shape), [w for w in weights if w not in turned_ones], turned_ones)
+    store(graph, "site", kept, [w for w in weights if w not in turned_ones], turned_ones)
     return ir.Model(graph, ir_version=10)
 
 
@@ -57,7 +59,7 @@ def evaluate(model: ir.Model) -> list[np.ndarray]:
 )
 def test_a_row_of_zeros_is_stored_where_it_is_small(shape: KroneckerShape, with_zeros: bool, turned: bool) -> None:
     W = block_sparse(shape, 0.5)
-    (rebuilt,) = evaluate(stored(W, shape, {"w": turned}))
+    (rebuilt,) = evaluate(stored(W, survivors(W, shape), {"w": turned}))
     np.testing.assert_array_equal(rebuilt, W.T if turned else W, strict=True)
     kept = survivors(W, shape)
     assert kept.with_zeros is with_zeros
@@ -67,7 +69,7 @@ def test_a_row_of_zeros_is_stored_where_it_is_small(shape: KroneckerShape, with_
 @given(shapes, st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.booleans(), st.sampled_from([np.float16, np.float32, float]))
 def test_the_nodes_rebuild_the_weight_bit_by_bit(shape: KroneckerShape, zero: float, turned: bool, dtype: type) -> None:
     W = block_sparse(shape, zero, dtype)
-    (rebuilt,) = evaluate(stored(W, shape, {"w": turned}))
+    (rebuilt,) = evaluate(stored(W, survivors(W, shape), {"w": turned}))
     np.testing.assert_array_equal(rebuilt, W.T if turned else W, strict=True)
 
 
@@ -97,14 +99,14 @@ def test_gaps_take_the_smallest_type_that_holds_them(n1: int, position: int, kin
     W = np.zeros((2, n1), np.float32)
     W[:, position] = 3, -4
     assert survivors(W, shape).gaps.dtype == kind
-    (rebuilt,) = evaluate(stored(W, shape, {"w": False}))
+    (rebuilt,) = evaluate(stored(W, survivors(W, shape), {"w": False}))
     np.testing.assert_array_equal(rebuilt, W)
 
 
 def test_both_orientations_share_one_set_of_blocks() -> None:
     shape = KroneckerShape(4, 6, 3, 2)
     W = block_sparse(shape, 0.5)
-    model = stored(W, shape, {"up": False, "turned": True, "again": False})
+    model = stored(W, survivors(W, shape), {"up": False, "turned": True, "again": False})
     for rebuilt, wanted in zip(evaluate(model), (W, W.T, W), strict=True):
         np.testing.assert_array_equal(rebuilt, wanted)
     floats = [v for v in model.graph.initializers.values() if v.const_value.dtype == ir.DataType.FLOAT]
@@ -117,9 +119,71 @@ def test_both_orientations_share_one_set_of_blocks() -> None:
 def test_onnxruntime_folds_it_all_when_it_loads(tmp_path: Path, dtype: type, zero: float, turned: bool) -> None:
     shape = KroneckerShape(5, 7, 4, 3)
     W = block_sparse(shape, zero, dtype)
-    model = stored(W, shape, {"w": turned})
+    model = stored(W, survivors(W, shape), {"w": turned})
     path = tmp_path / "w.onnx"
     ir.save(model, path)
     assert runtime_ops(path, tmp_path) in ([], ["Identity"])
     (rebuilt,) = onnxruntime.InferenceSession(str(path)).run(None, {})
     np.testing.assert_array_equal(rebuilt, W.T if turned else W)
+
+
+TOLERANCES = {torch.float16: 2e-3, torch.float32: 1e-6, torch.float64: 1e-14}  # relative to max|W|; 4 additions
+
+
+def factors_of(shape: KroneckerShape, rank: int, cut: tuple[int, int], dtype: torch.dtype = torch.float32) -> Factors:
+    """Random factors, half the blocks zero, of a ``W`` that is ``cut`` short of its grid."""
+    generator = torch.Generator().manual_seed(0)
+    S, A, B = (
+        torch.randn(size, generator=generator, dtype=torch.float64)
+        for size in ((shape.m1, shape.n1), (rank, shape.m1, shape.n1), (rank, shape.m2, shape.n2))
+    )
+    S = S.where(torch.rand(S.shape, generator=generator) < 0.5, 0)
+    return Factors(S.to(dtype), A.to(dtype), B.to(dtype), (shape.m - cut[0], shape.n - cut[1]))
+
+
+def kron(factors: Factors) -> np.ndarray:
+    """``W`` by torch.kron, in double precision."""
+    S, A, B = factors.S.double(), factors.A.double(), factors.B.double()
+    W = sum(torch.kron(S * A[i], B[i]) for i in range(factors.rank))
+    return W[: factors.features[0], : factors.features[1]].numpy()
+
+
+@given(shapes, st.integers(1, 4), st.data(), st.booleans(), st.sampled_from(sorted(TOLERANCES, key=str)))
+def test_a_product_rebuilds_the_sum_of_kronecker_products(
+    shape: KroneckerShape, rank: int, data: st.DataObject, turned: bool, dtype: torch.dtype
+) -> None:
+    cut = data.draw(st.integers(0, shape.m2 - 1)), data.draw(st.integers(0, shape.n2 - 1))
+    factors = factors_of(shape, rank, cut, dtype)
+    W = kron(factors).astype(str(dtype).removeprefix("torch."))
+    kept = product(factors, W.shape, W.dtype)
+    assert kept.shape == shape
+    assert kept.bytes == W.itemsize * rank * (shape.m1 * shape.n1 + shape.m2 * shape.n2)
+    (rebuilt,) = evaluate(stored(W, kept, {"w": turned}))
+    wanted = W.T if turned else W
+    assert (rebuilt.shape, rebuilt.dtype) == (wanted.shape, wanted.dtype)
+    np.testing.assert_allclose(rebuilt, wanted, rtol=0, atol=TOLERANCES[dtype] * max(1, np.abs(W).max()))
+    zero = np.kron(factors.S.numpy() == 0, np.ones(shape.block))[: W.shape[0], : W.shape[1]].astype(bool)
+    assert not (rebuilt.T if turned else rebuilt)[zero].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_onnxruntime_folds_a_product_when_it_loads(tmp_path: Path, dtype: torch.dtype) -> None:
+    factors = factors_of(KroneckerShape(5, 7, 4, 3), 3, (2, 1), dtype)
+    W = kron(factors).astype(str(dtype).removeprefix("torch."))
+    path = tmp_path / "w.onnx"
+    ir.save(stored(W, product(factors, W.shape, W.dtype), {"up": False, "turned": True}), path)
+    assert set(runtime_ops(path, tmp_path)) <= {"Identity"}
+    for rebuilt, wanted in zip(onnxruntime.InferenceSession(str(path)).run(None, {}), (W, W.T), strict=True):
+        np.testing.assert_allclose(rebuilt, wanted, rtol=0, atol=TOLERANCES[dtype] * np.abs(W).max())
+
+
+def test_what_takes_the_fewest_bytes_is_kept() -> None:
+    shape = KroneckerShape(24, 24, 8, 8)
+    low, high = factors_of(shape, 1, (0, 0)), factors_of(shape, 60, (0, 0))
+    for factors, way in ((low, Product), (high, Survivors), (None, Survivors)):
+        W = kron(factors or low)
+        assert isinstance(smallest(survivors(W, shape), factors), way)
+    full = np.ones((shape.m, shape.n), np.float32)
+    assert smallest(survivors(full, shape), None) is None
+    assert smallest(survivors(full, shape), high) is None  # 60 x (576 + 64) entries of 36,864
+    assert smallest(survivors(np.ones((8, 8), np.float32), KroneckerShape(2, 2, 4, 4)), None) is None

@@ -132,13 +132,19 @@ def test_without_a_clock_a_cost_model_decides(tmp_path: Path) -> None:
 def test_the_smallest_file(tmp_path: Path) -> None:
     src = mlp(tmp_path)
     sizes = {name: sparse(src, name)[1].layers[0].bytes for name in ("dense", "blocks")}
-    dst, report = sparse(src, "auto", optimize_for="size", tune=True, timings=made_up((1.0, 1.0), (0.1, 0.1)))
+    _, report = sparse(src, "auto", optimize_for="size", tune=True, timings=made_up((1.0, 1.0), (0.1, 0.1)))
     assert report.layers[0].bytes == min(sizes.values())
-    layer = factored((6, 4, 8, 16), 2, "a_first", bias=False)
+
+
+@pytest.mark.parametrize(("shape", "winner"), [((6, 4, 8, 16), "dense"), ((32, 32, 32, 32), "factors")])
+def test_of_files_as_small_the_one_of_less_work(tmp_path: Path, shape: tuple[int, int, int, int], winner: str) -> None:
+    """A layer that runs dense is stored as its factors, too."""
+    layer, path = factored(shape, 2, "a_first", bias=False), tmp_path / "m.onnx"
+    m1, n1, m2, n2 = shape
     options: dict[str, Any] = {"optimize_for": "size", "verify": False}
-    report = kx.export_onnx(nn.Sequential(layer), dst, torch.randn(2, 64), **options)
-    assert chosen(report) == ["factors"]
-    assert constants(dst) == 2 * (6 * 4 + 8 * 16)
+    report = kx.export_onnx(nn.Sequential(layer), path, torch.randn(2, n1 * n2), **options)
+    assert chosen(report) == [winner]
+    assert constants(path) == 2 * (m1 * n1 + m2 * n2) == report.layers[0].bytes // 4
 
 
 def test_a_type_that_onnxruntime_does_not_run_stays_dense(tmp_path: Path) -> None:

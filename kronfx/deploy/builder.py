@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from kronfx.records import KroneckerShape
+
 Array = np.ndarray[Any, Any]
 
 
@@ -43,6 +45,13 @@ class Builder:
     def integers(self, *values: int) -> ir.Value:
         """An int64 vector that all nodes share; without values, the scalar 0."""
         return self.constant(f"k/{'x'.join(map(str, values)) or 'axis'}", np.array(values or 0, dtype=np.int64))
+
+    def matrix(self, grid: ir.Value, shape: KroneckerShape, dims: tuple[int, int]) -> ir.Value:
+        """A grid ``[m1, m2, n1, n2]`` as ``W [m, n]``, without what it has more than ``dims``."""
+        W = self.op("Reshape", grid, self.integers(shape.m, shape.n))
+        if dims == (shape.m, shape.n):
+            return W
+        return self.op("Slice", W, self.integers(0, 0), self.integers(*dims))
 
     def indices(self, name: str, positions: Array, beside: int = 0) -> ir.Value:
         """Indices: plain ones where they are small ``beside`` so many bytes, else the smallest integers and a Cast.

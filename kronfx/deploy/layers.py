@@ -12,7 +12,7 @@ import onnx_ir as ir
 from kronfx.deploy.builder import Array
 from kronfx.deploy.grid import grid_of
 from kronfx.deploy.linear import Linear, find
-from kronfx.deploy.storage import Survivors, survivors
+from kronfx.deploy.storage import Storage, Survivors, smallest, survivors
 from kronfx.deploy.weights import Weights, tensor_of
 from kronfx.layers import Factors
 from kronfx.records import Evaluation, KroneckerShape
@@ -43,6 +43,13 @@ class Layer:
         """The surviving blocks of ``W``."""
         return survivors(self.linear.W, self.shape)
 
+    @cached_property
+    def storage(self) -> Storage | None:
+        """How a file keeps the weight of a layer that runs dense; None where as it is."""
+        if not self.linear.is_symmetric:
+            return None
+        return smallest(self.kept, self.known.factors if self.known is not None else None)
+
     @property
     def itemsize(self) -> int:
         """Bytes of one entry of the stored weight."""
@@ -62,7 +69,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Held:
-    """A known weight that no linear map of the graph reads: stored as its surviving blocks all the same."""
+    """A known weight that no linear map of the graph reads: stored like that of a layer all the same."""
 
     known: Known
     value: ir.Value
@@ -73,6 +80,11 @@ class Held:
         """The surviving blocks of ``W``."""
         stored = tensor_of(self.value).numpy()
         return survivors(stored.T if self.turned else stored, self.known.shape)
+
+    @cached_property
+    def storage(self) -> Storage | None:
+        """How a file keeps it; None where as it is."""
+        return smallest(self.kept, self.known.factors)
 
 
 @dataclass(frozen=True, slots=True)

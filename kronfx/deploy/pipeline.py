@@ -150,7 +150,7 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
     for held in found.held:
         shape, site = held.known.shape, held.known.site
         dense = tensor_of(held.value).nbytes
-        size = held.kept.bytes if held.kept.pays else dense
+        size = held.storage.bytes if held.storage is not None else dense
         row = ExportedLayer(
             site, *held.kept.dims, shape.block, "dense", held.kept.zero_blocks, shape.blocks, dense, size
         )

@@ -14,7 +14,7 @@ from kronfx.deploy.layers import Found, Layer
 from kronfx.deploy.linear import Linear
 from kronfx.deploy.lowerings import LOWERINGS, Rule
 from kronfx.deploy.rules import RULES, column
-from kronfx.deploy.storage import Survivors, store
+from kronfx.deploy.storage import Storage, store
 from kronfx.deploy.weights import Weights, tensor_of
 from kronfx.records import Lowering
 
@@ -22,7 +22,7 @@ SHORT = 32  # a sequence of fixed length below this is not worth products of its
 
 
 def rewrite(model: ir.Model, found: Found, chosen: Mapping[ir.Node, Lowering]) -> None:
-    """Lower each layer's node as chosen, in place, front to back; store what remains dense as its surviving blocks."""
+    """Lower each layer's node as chosen, in place, front to back; store what remains dense in few bytes."""
     _lower(model.graph, {layer.linear.node: layer for layer in found.layers}, chosen)
     RemoveUnusedNodesPass()(model)
     _store(model.graph, found)
@@ -138,11 +138,11 @@ def _reshape(layouts: Layouts, value: ir.Value, *dims: int) -> ir.Value:
 
 
 def _store(graph: ir.Graph, found: Found) -> None:
-    """Constants that are still there are stored as their surviving blocks, equal ones once."""
+    """Constants that are still there are stored in as few bytes as can be, equal ones once."""
     weights = Weights(graph)
     done: set[ir.Value] = set()
     for name, value, turned, kept in _constants(found):
-        if value in done or not _is_stored(graph, value) or not kept.pays:
+        if value in done or not _is_stored(graph, value):
             continue
         same = [match.value for match in weights.equal(tensor_of(value).numpy()) if not match.transposed]
         other = [match.value for match in weights.equal(tensor_of(value).numpy()) if match.transposed]
@@ -152,12 +152,13 @@ def _store(graph: ir.Graph, found: Found) -> None:
         store(graph, name, kept, *((other, same) if turned else (same, other)))
 
 
-def _constants(found: Found) -> Iterator[tuple[str, ir.Value, bool, Survivors]]:
+def _constants(found: Found) -> Iterator[tuple[str, ir.Value, bool, Storage]]:
     for layer in found.layers:
-        if layer.linear.is_symmetric:
-            yield layer.name, layer.linear.weight, layer.linear.turned, layer.kept
+        if layer.storage is not None:
+            yield layer.name, layer.linear.weight, layer.linear.turned, layer.storage
     for held in found.held:
-        yield held.known.site, held.value, held.turned, held.kept
+        if held.storage is not None:
+            yield held.known.site, held.value, held.turned, held.storage
 
 
 def _is_stored(graph: ir.Graph, value: ir.Value) -> bool:

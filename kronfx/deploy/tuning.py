@@ -100,7 +100,8 @@ def _best(layer: Layer, names: Sequence[Lowering], tuning: Tuning, known: list[T
     if len(names) == 1:
         return "dense", "dense"
     if tuning.optimize_for == "size":
-        best = min(names, key=lambda name: LOWERINGS[name].stored(layer))
+        work = {name: sum(LOWERINGS[name].cost(layer, n) for n in tuning.rows) for name in names}
+        best = min(names, key=lambda name: (LOWERINGS[name].stored(layer), work[name]))
         return best, best
     if not tuning.tune:
         costs = {name: [LOWERINGS[name].cost(layer, n) for n in tuning.rows] for name in names}

@@ -1,4 +1,5 @@
-"""``dense``: one matrix product with ``W [m, n]``, as the graph has it; the file stores the surviving blocks."""
+"""``dense``: one matrix product with ``W [m, n]``, as the graph has it; the file stores the surviving blocks or
+the factors."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ def fits(_: Layer) -> bool:
 
 
 def stored(layer: Layer) -> int:
-    """Bytes: survivors and their gaps, or the whole weight where that is smaller."""
-    return layer.kept.bytes if layer.kept.pays and layer.linear.is_symmetric else layer.dense_bytes
+    """Bytes: the smallest of the survivors, the factors and the whole weight."""
+    return layer.storage.bytes if layer.storage is not None else layer.dense_bytes
 
 
 def cost(layer: Layer, rows: int) -> float:

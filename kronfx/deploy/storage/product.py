@@ -1,0 +1,66 @@
+"""A factored constant as its factors.
+
+``W [m, n] = sum_i (S * A_i) kron B_i`` becomes ``left [m1, 1, n1, r]``, which is ``S * A``, and ``right
+[1, m2, r, n2]``, which is ``B``, and one product of many small matrices, which writes the whole weight once, in its own
+order:
+
+    W[p m2 + q, j n2 + k] = sum_i left[p, 0, j, i] right[0, q, i, k]
+
+It is in float32 where the factors have 16 bits, of which onnxruntime has no product on CPUs. A zero of ``S`` makes a
+block exactly zero. All other entries are the folded weight's but for the rounding of ``r`` additions.
+
+``right`` is a Constant node and no initializer: onnxruntime's dynamic quantization takes a product with an initializer
+for a layer, and would round the factors to 8 bits where nothing is gained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from kronfx.deploy.builder import Array, Builder
+from kronfx.deploy.inputs import array_of
+from kronfx.layers import Factors
+from kronfx.records import KroneckerShape
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """``left [m1, 1, n1, r]`` and ``right [1, m2, r, n2]`` of one weight ``W [m, n]``."""
+
+    left: Array
+    right: Array
+    dims: tuple[int, int]  # (m, n), less than one block short of the grid where that is padded
+
+    @property
+    def shape(self) -> KroneckerShape:
+        """``(m1, n1, m2, n2)``."""
+        return KroneckerShape(self.left.shape[0], self.left.shape[2], self.right.shape[1], self.right.shape[3])
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is stored."""
+        return int(self.left.nbytes + self.right.nbytes)
+
+    def turned(self) -> Product:
+        """That of ``W^T``: the factors of a transposed Kronecker product are the transposed factors."""
+        return Product(self.left.transpose(2, 1, 0, 3), self.right.transpose(0, 3, 2, 1), (self.dims[1], self.dims[0]))
+
+    def rebuilt(self, build: Builder, site: str) -> ir.Value:
+        """``W [m, n]``, by nodes."""
+        left = build.constant(f"{site}/left", self.left)
+        right = build.op("Constant", value=ir.tensor(np.ascontiguousarray(self.right)))
+        if self.left.itemsize > 2:
+            return build.matrix(build.op("MatMul", left, right), self.shape, self.dims)
+        wide = (build.op("Cast", half, to=ir.DataType.FLOAT) for half in (left, right))
+        grid = build.op("Cast", build.op("MatMul", *wide), to=ir.DataType.from_numpy(self.left.dtype))
+        return build.matrix(grid, self.shape, self.dims)
+
+
+def product(factors: Factors, dims: tuple[int, int], dtype: np.dtype[np.generic]) -> Product:
+    """The factors of ``W [m, n]``, in the type that the graph has it in."""
+    left = array_of((factors.S * factors.A).detach().permute(1, 2, 0).unsqueeze(1))
+    right = array_of(factors.B.detach().transpose(0, 1).unsqueeze(0))
+    return Product(left.astype(dtype), right.astype(dtype), dims)
