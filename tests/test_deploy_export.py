@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from test_deploy_cases import (
     FLOAT32,
     LeNet,
@@ -135,18 +136,23 @@ def test_storage_never_makes_a_file_larger(tmp_path: Path, zero: float) -> None:
 def test_a_factored_layer_that_runs_dense_is_stored_as_its_factors(
     tmp_path: Path, evaluation: Evaluation, bias: bool
 ) -> None:
-    """And onnxruntime's dynamic quantization leaves these alone."""
+    """Which onnxruntime's dynamic quantization leaves alone, save after its preparation, which makes it dense again."""
     model, path = nn.Sequential(factored((12, 8, 16, 16), 3, evaluation, bias), nn.ReLU()), tmp_path / "m.onnx"
-    report = kx.export_onnx(model, path, torch.randn(2, 128), lowering="dense")
+    report = kx.export_onnx(model, path, torch.randn(2, 4, 128), lowering="dense")
     assert report.layers[0].bytes == 4 * 3 * (12 * 8 + 16 * 16)
     assert constants(path) == 3 * (12 * 8 + 16 * 16) + 192 * bias
     assert not {"MatMul", "Gemm", "FusedGemm"}.isdisjoint(runtime_ops(path, tmp_path))
     assert len(runtime_ops(path, tmp_path)) <= 3
-    x = torch.randn(5, 128)
+    x = torch.randn(5, 4, 128)
     assert_same(run(path, x)[0], model(x))
-    quantized = tmp_path / "q.onnx"
+    again, quantized, prepared = tmp_path / "again.onnx", tmp_path / "q.onnx", tmp_path / "p.onnx"
+    assert kx.sparsify_onnx(path, again, lowering="dense", tune=False).bytes <= report.bytes + 200
     quantize_dynamic(path, quantized)
-    assert_same(run(quantized, x)[0], model(x))
+    for same in (again, quantized):
+        assert_same(run(same, x)[0], model(x))
+    quant_pre_process(path, prepared)
+    quantize_dynamic(prepared, quantized)
+    assert "MatMulInteger" in ops(quantized)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float16, 2e-2)])

@@ -19,6 +19,7 @@ from kronfx.deploy.linear import find
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.quiet import progress, silence
 from kronfx.deploy.records import RECORD_KEY, ExportReport
+from kronfx.deploy.storage import is_product
 from kronfx.deploy.trace import reason
 from kronfx.deploy.tuning import checked
 from kronfx.deploy.verify import TOLERANCES, Answer, answers, reference_answers, session
@@ -99,10 +100,12 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
 
 
 def _is_folded(node: ir.Node) -> bool | None:
-    """What kronfx spreads a constant with is folded although it makes it larger, and its small indices are not made
-    large ones; None: as ever."""
+    """What kronfx spreads a constant with is folded although it makes it larger, its small indices are not made large
+    ones, and factors stay factors; None: as ever."""
     if node.op_type in ("ConstantOfShape", "Expand"):
         return True
+    if node.op_type == "MatMul":
+        return False if is_product(node) else None
     users = node.outputs[0].uses()
     are_indices = node.op_type == "Cast" and users and all((u.node.op_type, u.idx) == ("Gather", 1) for u in users)
     return False if are_indices else None

@@ -12,11 +12,11 @@ from typing import Protocol
 import onnx_ir as ir
 
 from kronfx.deploy.builder import Builder
-from kronfx.deploy.storage.product import Product, product
+from kronfx.deploy.storage.product import Product, is_product, product
 from kronfx.deploy.storage.survivors import Survivors, survivors
 from kronfx.layers import Factors
 
-__all__ = ["Product", "Storage", "Survivors", "product", "smallest", "store", "survivors"]
+__all__ = ["Product", "Storage", "Survivors", "is_product", "product", "smallest", "store", "survivors"]
 
 # What nodes and their names cost in the file, at most; a weight that would not win this much stays as it is.
 _NODE_BYTES = 1000

@@ -64,3 +64,9 @@ def product(factors: Factors, dims: tuple[int, int], dtype: np.dtype[np.generic]
     left = array_of((factors.S * factors.A).detach().permute(1, 2, 0).unsqueeze(1))
     right = array_of(factors.B.detach().transpose(0, 1).unsqueeze(0))
     return Product(left.astype(dtype), right.astype(dtype), dims)
+
+
+def is_product(node: ir.Node) -> bool:
+    """True for the MatMul that rebuilds a weight from its factors."""
+    left, right = (tuple(value.shape or ()) if value is not None else () for value in node.inputs)
+    return len(left) == len(right) == 4 and left[1] == right[0] == 1
