@@ -9,8 +9,8 @@ order:
 It is in float32 where the factors have 16 bits, of which onnxruntime has no product on CPUs. A zero of ``S`` makes a
 block exactly zero. All other entries are the folded weight's but for the rounding of ``r`` additions.
 
-``right`` is a Constant node and no initializer: onnxruntime's dynamic quantization takes a product with an initializer
-for a layer, and would round the factors to 8 bits where nothing is gained.
+``right`` passes through an Identity: onnxruntime's dynamic quantization takes a product with an initializer for a layer,
+and would round the factors to 8 bits where nothing is gained.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Product:
     def rebuilt(self, build: Builder, site: str) -> ir.Value:
         """``W [m, n]``, by nodes."""
         left = build.constant(f"{site}/left", self.left)
-        right = build.op("Constant", value=ir.tensor(np.ascontiguousarray(self.right)))
+        right = build.op("Identity", build.constant(f"{site}/right", self.right))
         if self.left.itemsize > 2:
             return build.matrix(build.op("MatMul", left, right), self.shape, self.dims)
         wide = (build.op("Cast", half, to=ir.DataType.FLOAT) for half in (left, right))
