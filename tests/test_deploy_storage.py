@@ -57,7 +57,7 @@ def evaluate(model: ir.Model) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("shape", "with_zeros"), [(KroneckerShape(24, 20, 8, 8), True), (KroneckerShape(24, 2, 1, 96), False)]
 )
-def test_a_row_of_zeros_is_stored_where_it_is_small(shape: KroneckerShape, with_zeros: bool, turned: bool) -> None:
+def test_a_block_of_zeros_is_stored_where_it_is_small(shape: KroneckerShape, with_zeros: bool, turned: bool) -> None:
     W = block_sparse(shape, 0.5)
     (rebuilt,) = evaluate(stored(W, survivors(W, shape), {"w": turned}))
     np.testing.assert_array_equal(rebuilt, W.T if turned else W, strict=True)

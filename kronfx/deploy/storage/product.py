@@ -9,8 +9,8 @@ order:
 It is in float32 where the factors have 16 bits, of which onnxruntime has no product on CPUs. A zero of ``S`` makes a
 block exactly zero. All other entries are the folded weight's but for the rounding of ``r`` additions.
 
-``right`` passes through an Identity: onnxruntime's dynamic quantization takes a product with an initializer for a layer,
-and would round the factors to 8 bits where nothing is gained.
+``right`` passes through an Identity: onnxruntime's dynamic quantization takes a product with an initializer for a
+layer, and would round the factors to 8 bits where nothing is gained.
 """
 
 from __future__ import annotations

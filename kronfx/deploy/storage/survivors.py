@@ -1,10 +1,10 @@
 """A block-sparse constant as its surviving blocks.
 
-``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [nnz m2 + 1, n2]``, the rows of all surviving blocks one
-below the other and a row of zeros (which nodes add where it would count), and a table of where they belong:
+``W [m, n]`` on a grid of ``m1 x n1`` blocks becomes ``blocks [(nnz + 1) m2, n2]``, the rows of all surviving blocks one
+below the other and a block of zeros (which nodes add where it would count), and a table of where they belong:
 
-    W[p m2 + q, j n2 : (j + 1) n2] = blocks[min(slot[p, 0, j] + q, nnz m2)]
-    slot [m1, 1, n1]: the survivor's first row, or that of zeros
+    W[p m2 + q, j n2 : (j + 1) n2] = blocks[slot[p, 0, j] + q]
+    slot [m1, 1, n1]: the survivor's first row, or that of the zeros
 
 Where blocks are so small that ``slot`` would count, ``gaps [nnz, 1]`` are stored instead, the distances between
 consecutive positions ``p n1 + j`` of the survivors, the first one from 0, in the smallest integer type that holds them:
@@ -27,8 +27,7 @@ import onnx_ir as ir
 from kronfx.deploy.builder import Array, Builder, smallest
 from kronfx.records import KroneckerShape
 
-ZEROS = 0.005  # of the survivors' bytes: the largest row of zeros that is stored
-TABLE = 0.02  # of the survivors' bytes: the largest table of slots; a file may be 5% larger than what survives
+SMALL = 0.02  # of the survivors' bytes: the largest table of slots, or block of zeros; all else may take 5%
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +56,22 @@ class Survivors:
     @property
     def by_slots(self) -> bool:
         """True where a table of all blocks is small beside the survivors."""
-        return 4 * self.shape.blocks <= TABLE * self.blocks.nbytes
+        return 4 * self.shape.blocks <= SMALL * self.blocks.nbytes
 
     @property
     def with_zeros(self) -> bool:
-        """True where a row of zeros is small beside the survivors: then it is stored, which spares copying them."""
-        return self._row <= ZEROS * self.blocks.nbytes
+        """True where a block of zeros is small beside the survivors: then it is stored, which spares copying them."""
+        return self._block <= SMALL * self.blocks.nbytes
 
     @property
-    def _row(self) -> int:
-        return int(self.shape.n2 * self.blocks.itemsize)
+    def _block(self) -> int:
+        return int(self.shape.m2 * self.shape.n2 * self.blocks.itemsize)
 
     @property
     def bytes(self) -> int:
         """Size of what is stored."""
         table = 4 * self.shape.blocks if self.by_slots else self.gaps.nbytes
-        return int(self.blocks.nbytes + (self._row if self.with_zeros else 0) + table)
+        return int(self.blocks.nbytes + (self._block if self.with_zeros else 0) + table)
 
     def turned(self) -> Survivors:
         """Those of ``W^T``."""
@@ -86,18 +85,16 @@ class Survivors:
         """``W [m, n]``, by nodes."""
         shape = self.shape
         rows = self.blocks.reshape(-1, shape.n2)
-        nothing = np.zeros_like(rows, shape=(1, shape.n2))
+        nothing = np.zeros_like(rows, shape=(shape.m2, shape.n2))
         if self.with_zeros:
             blocks = build.constant(f"{site}/blocks", np.concatenate([rows, nothing]))
         else:
-            row = build.op(
-                "Expand", build.constant(f"k/zero/{rows.dtype}", nothing[:, :1]), build.integers(1, shape.n2)
-            )
-            blocks = build.op("Concat", build.constant(f"{site}/blocks", rows), row, axis=0)
-        last = build.constant(f"k/int32/{len(rows)}", np.array(len(rows), np.int32))
+            zero = build.constant(f"k/zero/{rows.dtype}", nothing[:1, :1])
+            zeros = build.op("Expand", zero, build.integers(*shape.block))
+            blocks = build.op("Concat", build.constant(f"{site}/blocks", rows), zeros, axis=0)
         slots = build.constant(f"{site}/slots", self.slots) if self.by_slots else self._slots_by_gaps(build, site)
         within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
-        spread = build.op("Gather", blocks, build.op("Min", build.op("Add", slots, within), last), axis=0)
+        spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)
         return build.matrix(spread, shape, self.dims)
 
     def _slots_by_gaps(self, build: Builder, site: str) -> ir.Value:
