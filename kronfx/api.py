@@ -183,11 +183,13 @@ def export_onnx(
       the surviving blocks only. ``"factors"``: the factored evaluation itself (for a model that is not folded yet),
       save where that is to form the weight anyway. ``"auto"``: whichever is fastest, dense on a tie.
     - ``tune``: find that out by the clock, in onnxruntime on this machine, at ``rows`` rows of ``x`` (batch times
-      sequence); without, by a cost model. ``optimize_for="size"`` takes the smallest instead.
+      sequence); without, by a cost model. ``optimize_for="size"`` takes the smallest instead, on a
+      tie the one of less work.
     - ``timings``: those of an earlier report (or the file its ``to_json`` went to), so that nothing is timed twice.
     - ``verify``: run the file in onnxruntime against the model at ``batch_sizes`` before it gets its name.
 
-    The model is left untouched; the file is written whole or not at all. Raises ExportError, VerificationError.
+    The model is left untouched; the file is written whole or not at all. Raises ExportError, VerificationError, and
+    FoldError where factors are not finite.
     """
     require_module(model, ExportError)
     tuning = deploy.checked(lowering, tune, rows, optimize_for, timings)

@@ -23,7 +23,7 @@ from kronfx.deploy.alone import alone
 from kronfx.deploy.layers import Known, found_layers
 from kronfx.deploy.pipeline import Source
 from kronfx.deploy.pipeline import deploy as deploy_graph
-from kronfx.deploy.sparsify import read_model
+from kronfx.deploy.sparsify import read_source
 from kronfx.layers import Factors
 from kronfx.records import Evaluation, KroneckerShape
 
@@ -189,7 +189,7 @@ def test_factors_compute_the_dense_product(
     bias = rng.standard_normal(shape.m).astype(dtype)
     src = written(folder, spelling, W, bias)
     dst = src.with_name("factors.onnx")
-    source = Source(read_model(src)[0], (Known("fc", shape, W, factors, evaluation),))
+    source = Source(read_source(src).model, (Known("fc", shape, W, factors, evaluation),))
     report = deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
     assert [(layer.site, layer.lowering) for layer in report.layers] == [("fc", "factors")]
     sizes = {"b": 2, "h": 3, "s": 3 if "back" in str(spelling.nodes) else 4}
@@ -205,7 +205,7 @@ def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     shape, parts = KroneckerShape(3, 4, 5, 2), random_factors((3, 4, 5, 2), 2)
     W = dense(parts.S, parts.A, parts.B).numpy()
     src = written(tmp_path, SPELLINGS["MatMul"], W, np.zeros(15))
-    source = Source(read_model(src)[0], (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
+    source = Source(read_source(src).model, (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
     dst = tmp_path / "factors.onnx"
     deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
     x = np.random.default_rng(0).standard_normal((3, 8))
@@ -292,7 +292,7 @@ def test_a_layer_on_its_own_computes_its_product(tmp_path: Path, name: str, lowe
         src = integer_file(tmp_path, W, np.array(0, np.int8), ["b", "s"] if "seq" in name else ["b"])
     else:
         src = written(tmp_path, SPELLINGS[name], W, bias)
-    model, _ = read_model(src)
+    model = read_source(src).model
     (layer,) = found_layers(model.graph, block=(4, 4)).layers
     single, x = alone(layer, lowering, 6)
     assert x.size == 6 * 20

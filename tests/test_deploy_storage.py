@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from test_deploy_cases import runtime_ops
 
-from kronfx.deploy.storage import Product, Storage, Survivors, product, smallest, store, survivors
+from kronfx.deploy.storage import Product, Storage, Survivors, fewest_bytes, product, products, store, survivors
 from kronfx.layers import Factors
 from kronfx.records import KroneckerShape
 
@@ -182,8 +182,33 @@ def test_what_takes_the_fewest_bytes_is_kept() -> None:
     low, high = factors_of(shape, 1, (0, 0)), factors_of(shape, 60, (0, 0))
     for factors, way in ((low, Product), (high, Survivors), (None, Survivors)):
         W = kron(factors or low)
-        assert isinstance(smallest(survivors(W, shape), factors), way)
-    full = np.ones((shape.m, shape.n), np.float32)
-    assert smallest(survivors(full, shape), None) is None
-    assert smallest(survivors(full, shape), high) is None  # 60 x (576 + 64) entries of 36,864
-    assert smallest(survivors(np.ones((8, 8), np.float32), KroneckerShape(2, 2, 4, 4)), None) is None
+        kept = product(factors, W.shape, W.dtype) if factors else None
+        assert isinstance(fewest_bytes(survivors(W.astype("f"), shape), kept), way)
+    full = survivors(np.ones((shape.m, shape.n), np.float32), shape)
+    assert fewest_bytes(full, None) is None
+    assert fewest_bytes(full, product(high, full.dims, np.dtype("f"))) is None  # 60 x (576 + 64) entries of 36,864
+    assert fewest_bytes(survivors(np.ones((8, 8), np.float32), KroneckerShape(2, 2, 4, 4)), None) is None
+
+
+@given(shapes, st.integers(1, 4), st.data(), st.booleans(), st.sampled_from(sorted(TOLERANCES, key=str)))
+def test_stored_factors_are_found_again(
+    shape: KroneckerShape, rank: int, data: st.DataObject, turned: bool, dtype: torch.dtype
+) -> None:
+    cut = data.draw(st.integers(0, shape.m2 - 1)), data.draw(st.integers(0, shape.n2 - 1))
+    W = kron(factors := factors_of(shape, rank, cut, dtype)).astype(str(dtype).removeprefix("torch."))
+    kept = product(factors, W.shape, W.dtype)
+    model = stored(W, kept, {"w": turned})
+    ((site, found),) = products(model.graph)
+    assert site == "site"
+    wanted = kept.turned() if turned else kept
+    np.testing.assert_array_equal(found.left, wanted.left, strict=True)
+    np.testing.assert_array_equal(found.right, wanted.right, strict=True)
+    assert found.dims == wanted.dims
+    np.testing.assert_array_equal(found.W, evaluate(model)[0], strict=True)
+
+
+def test_other_products_of_constants_are_none_of_ours() -> None:
+    for names in (("a", "b"), ("site/left", "b"), ("a", "site/right")):
+        parts = [ir.Value(name=name, const_value=ir.tensor(np.ones((2, 1, 3, 1), "f"))) for name in names]
+        graph = ir.Graph([], [], nodes=[ir.node("MatMul", parts)], initializers=parts, opset_imports={"": 18})
+        assert not list(products(graph))

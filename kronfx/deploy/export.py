@@ -19,6 +19,7 @@ from kronfx.deploy.layers import Known
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.quiet import progress
 from kronfx.deploy.records import ExportReport
+from kronfx.deploy.storage import product
 from kronfx.deploy.trace import reason, trace
 from kronfx.deploy.tuning import Tuning, checked
 from kronfx.deploy.verify import TOLERANCES, VARIES, Answer, mismatch
@@ -47,7 +48,7 @@ def export(
 
     - ``example_inputs``: a tensor, a tuple or list of tensors, or a dict of keyword tensors. Dim 0 of every
       tensor whose dim 0 equals that of the first is the batch, dynamic in the file.
-    - ``trained``: the factors of folded sites, and their evaluation, for the lowering ``factors``.
+    - ``trained``: the factors of folded sites, to store them, and their evaluation, for the lowering ``factors``.
     - ``dynamic_shapes``: as ``torch.export`` understands it, handed through as it is; ``{}`` fixes every
       size.
     - ``reference``: the model to verify against, by default ``model`` itself, in eval mode.
@@ -82,7 +83,8 @@ def _known(model: nn.Module, trained: Mapping[str, tuple[Factors, Evaluation]]) 
         entry = Known(site, folded.shape, array_of(folded.weight))
         if site in trained:
             factors, evaluation = trained[site]
-            entry = replace(entry, factors=factors, evaluation=evaluation)
+            stored = product(factors, entry.W.shape, entry.W.dtype)
+            entry = replace(entry, factors=factors, evaluation=evaluation, product=stored)
         known.append(entry)
     return tuple(known)
 

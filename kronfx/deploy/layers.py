@@ -12,7 +12,7 @@ import onnx_ir as ir
 from kronfx.deploy.builder import Array
 from kronfx.deploy.grid import grid_of
 from kronfx.deploy.linear import Linear, find
-from kronfx.deploy.storage import Storage, Survivors, smallest, survivors
+from kronfx.deploy.storage import Product, Storage, Survivors, fewest_bytes, survivors
 from kronfx.deploy.weights import Weights, tensor_of
 from kronfx.layers import Factors
 from kronfx.records import Evaluation, KroneckerShape
@@ -20,13 +20,22 @@ from kronfx.records import Evaluation, KroneckerShape
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a weight beforehand: its site, its grid, and its factors where it was trained as such."""
+    """What is known of a weight beforehand: its site, its grid, and its factors where it was trained as such.
+
+    ``product`` is how a file stores these.
+    """
 
     site: str
     shape: KroneckerShape
     W: Array
     factors: Factors | None = None
     evaluation: Evaluation = "materialize"
+    product: Product | None = None
+
+    def turned(self) -> Known:
+        """The same of ``W^T``, to store it: nobody said how to evaluate that."""
+        shape = KroneckerShape(self.shape.n1, self.shape.m1, self.shape.n2, self.shape.m2)
+        return Known(self.site, shape, self.W.T, product=self.product.turned() if self.product else None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Layer:
         """How a file keeps the weight of a layer that runs dense; None where as it is."""
         if not self.linear.is_symmetric:
             return None
-        return smallest(self.kept, self.known.factors if self.known is not None else None)
+        return fewest_bytes(self.kept, self.known.product if self.known is not None else None)
 
     @property
     def itemsize(self) -> int:
@@ -84,7 +93,7 @@ class Held:
     @cached_property
     def storage(self) -> Storage | None:
         """How a file keeps it; None where as it is."""
-        return smallest(self.kept, self.known.factors)
+        return fewest_bytes(self.kept, self.known.product)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +110,21 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
     Known weights are found by value; else, by their pattern of zero blocks, in a constant nobody else claims. What was
     rescaled on the way (a batch norm fused into it) is found by its pattern, and has no factors any more.
     """
-    matched = _matched(graph, known)
+    matched, linears = _matched(graph, known), find(graph)
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
-    for linear in find(graph):
+    for linear in linears:
         match, key = matched.get(linear.weight), (linear.weight, linear.turned)
-        told = match.known if match is not None and _is_upright(match, linear) else None
+        is_upright = match is not None and _is_upright(match, linear)
+        told = None if match is None else match.known if is_upright else match.known.turned()
         if key not in shapes:
-            flipped = _transposed(match.known.shape) if match is not None else None
-            shapes[key] = told.shape if told else flipped or grid_of(linear.W, block)
+            shapes[key] = told.shape if told else grid_of(linear.W, block)
         name = told.site if told else linear.site or "weight"
-        other = any(weight is linear.weight and turned != linear.turned for weight, turned in shapes)
-        layers.append(Layer(linear, f"{name}/transposed" if other and not told else name, shapes[key], told))
+        both = any(other.weight is linear.weight and other.turned != linear.turned for other in linears)
+        is_first = next(other for other in linears if other.weight is linear.weight).turned == linear.turned
+        if both and not (is_upright if told else is_first):
+            name = f"{name}/transposed"
+        layers.append(Layer(linear, name, shapes[key], told))
     read = {layer.linear.weight for layer in layers}
     return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in read))
 
@@ -127,10 +139,6 @@ def moved(found: Found, graph: ir.Graph) -> Found:
 def _is_upright(match: Held, linear: Linear) -> bool:
     """The product is with the known ``W``, not with its transpose; those may be equal."""
     return match.turned == linear.turned or np.array_equal(match.known.W, linear.W)
-
-
-def _transposed(shape: KroneckerShape) -> KroneckerShape:
-    return KroneckerShape(shape.n1, shape.m1, shape.n2, shape.m2)
 
 
 def _matched(graph: ir.Graph, known: Sequence[Known]) -> dict[ir.Value, Held]:
@@ -149,6 +157,6 @@ def _matched(graph: ir.Graph, known: Sequence[Known]) -> dict[ir.Value, Held]:
             continue
         for match in weights.alike(mask, entry.shape):
             if match.value not in found:
-                found[match.value] = Held(replace(entry, factors=None), match.value, match.transposed)
+                found[match.value] = Held(replace(entry, factors=None, product=None), match.value, match.transposed)
                 break
     return found

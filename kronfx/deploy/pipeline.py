@@ -138,7 +138,8 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
     names: dict[tuple[ir.Value, bool], str] = {}
     for layer in found.layers:
         lowering, linear = chosen[layer.linear.node], layer.linear
-        entry: object = content(linear.W) if lowering == "dense" else (layer.name, lowering)
+        either = frozenset((content(linear.W), content(linear.W.T)))  # a weight and its transpose are stored once
+        entry: object = either if lowering == "dense" else (layer.name, lowering)
         size = 0 if entry in stored else LOWERINGS[lowering].stored(layer)
         stored.add(entry)
         key = linear.weight, linear.turned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from onnxscript.optimizer import fold_constants
 
 from kronfx.deploy.cases import Case, cases_of_graph, checked_counts
 from kronfx.deploy.grid import checked_block
+from kronfx.deploy.layers import Known
 from kronfx.deploy.linear import find
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.quiet import progress, silence
 from kronfx.deploy.records import RECORD_KEY, ExportReport
-from kronfx.deploy.storage import is_product
+from kronfx.deploy.storage import products
 from kronfx.deploy.trace import reason
 from kronfx.deploy.tuning import checked
 from kronfx.deploy.verify import TOLERANCES, Answer, answers, reference_answers, session
@@ -56,15 +58,15 @@ def sparsify(
         raise ExportError("", "no factors in an ONNX file", "a model for lowering='factors'", remedy)
     with progress("sparsify") as step:
         step("reading")
-        model, notes = read_model(src)
-        source = Source(model, (), grid, (*notes, *_unfit(model.graph, grid)))
-        proof = _proof(Path(src), model, sizes, example_inputs) if verify else None
+        source = read_source(src)
+        source = replace(source, block=grid, notes=(*source.notes, *_unfit(source.model.graph, grid)))
+        proof = _proof(Path(src), source.model, sizes, example_inputs) if verify else None
         return deploy(source, target, tuning, proof, step)
 
 
-def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
-    """The graph of a file with everything constant as an initializer, and notes on what is left alone. Raises
-    ExportError."""
+def read_source(src: str | os.PathLike[str]) -> Source:
+    """The graph of a file with everything constant as an initializer, the factors that it stores, and notes on what is
+    left alone. Raises ExportError."""
     if not isinstance(src, (str, bytes, os.PathLike)):
         raise _unreadable(repr(src), f"a {type(src).__name__}")
     name = os.fsdecode(src)
@@ -87,6 +89,7 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
     _require_finite(name, model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
     LiftConstantsToInitializersPass()(model)
+    known = tuple(Known(site, kept.shape, kept.W, product=kept) for site, kept in products(model.graph))
     with silence():
         fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_folded)
         _forget_placeholders(model.graph)
@@ -96,16 +99,14 @@ def read_model(src: str | os.PathLike[str]) -> tuple[ir.Model, tuple[str, ...]]:
         value.meta[INFERRED] = True
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
-    return model, (note,) if bodies else ()
+    return Source(model, known, notes=(note,) if bodies else ())
 
 
 def _is_folded(node: ir.Node) -> bool | None:
-    """What kronfx spreads a constant with is folded although it makes it larger, its small indices are not made large
-    ones, and factors stay factors; None: as ever."""
+    """What kronfx spreads a constant with is folded although it makes it larger, and its small indices are not made
+    large ones; None: as ever."""
     if node.op_type in ("ConstantOfShape", "Expand"):
         return True
-    if node.op_type == "MatMul":
-        return False if is_product(node) else None
     users = node.outputs[0].uses()
     are_indices = node.op_type == "Cast" and users and all((u.node.op_type, u.idx) == ("Gather", 1) for u in users)
     return False if are_indices else None

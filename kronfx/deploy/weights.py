@@ -1,8 +1,8 @@
 """Which constant of an exported graph is which tensor of the model.
 
 The exporter renames, transposes, merges and rescales weights (a linear layer followed by a batch norm is
-fused), so they are looked up by value, and where that fails by their pattern of zero blocks. A wrong guess
-could only mislabel a row of the report: what is stored is always computed from the constant itself.
+fused), so they are looked up by value, bit by bit, and where that fails by their pattern of zero blocks. A wrong guess
+by pattern could only mislabel a row of the report: what is stored is then computed from the constant itself.
 """
 
 from __future__ import annotations

@@ -12,11 +12,10 @@ from typing import Protocol
 import onnx_ir as ir
 
 from kronfx.deploy.builder import Builder
-from kronfx.deploy.storage.product import Product, is_product, product
-from kronfx.deploy.storage.survivors import Survivors, survivors
-from kronfx.layers import Factors
+from kronfx.deploy.storage.blocks import Survivors, survivors
+from kronfx.deploy.storage.factors import Product, product, products
 
-__all__ = ["Product", "Storage", "Survivors", "is_product", "product", "smallest", "store", "survivors"]
+__all__ = ["Product", "Storage", "Survivors", "fewest_bytes", "product", "products", "store", "survivors"]
 
 # What nodes and their names cost in the file, at most; a weight that would not win this much stays as it is.
 _NODE_BYTES = 1000
@@ -40,12 +39,13 @@ class Storage(Protocol):
         """``W``, by nodes whose constants are named after the site."""
 
 
-def smallest(kept: Survivors, factors: Factors | None) -> Storage | None:
+def fewest_bytes(kept: Survivors, factors: Product | None) -> Storage | None:
     """The way that takes the fewest bytes; None where ``W`` as it is takes no more."""
-    (m, n), dtype = kept.dims, kept.blocks.dtype
-    ways: list[Storage] = [kept, *([product(factors, kept.dims, dtype)] if factors is not None else [])]
-    best = min(ways, key=lambda way: way.bytes)
-    return best if best.bytes + _NODE_BYTES < m * n * dtype.itemsize else None
+    m, n = kept.dims
+    best: Storage = kept
+    if factors is not None and factors.bytes < kept.bytes:
+        best = factors
+    return best if best.bytes + _NODE_BYTES < m * n * kept.blocks.itemsize else None
 
 
 def store(graph: ir.Graph, site: str, kept: Storage, upright: Sequence[ir.Value], turned: Sequence[ir.Value]) -> None:

@@ -15,7 +15,8 @@ layer, and would round the factors to 8 bits where nothing is gained.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -44,6 +45,13 @@ class Product:
         """Size of what is stored."""
         return int(self.left.nbytes + self.right.nbytes)
 
+    @property
+    def W(self) -> Array:
+        """``W [m, n]``."""
+        left, right = (part.astype(np.promote_types(part.dtype, np.float32)) for part in (self.left, self.right))
+        W: Array = np.matmul(left, right).astype(self.left.dtype).reshape(self.shape.m, self.shape.n)
+        return W[: self.dims[0], : self.dims[1]]
+
     def turned(self) -> Product:
         """That of ``W^T``: the factors of a transposed Kronecker product are the transposed factors."""
         return Product(self.left.transpose(2, 1, 0, 3), self.right.transpose(0, 3, 2, 1), (self.dims[1], self.dims[0]))
@@ -66,7 +74,45 @@ def product(factors: Factors, dims: tuple[int, int], dtype: np.dtype[np.generic]
     return Product(left.astype(dtype), right.astype(dtype), dims)
 
 
-def is_product(node: ir.Node) -> bool:
-    """True for the MatMul that rebuilds a weight from its factors."""
-    left, right = (tuple(value.shape or ()) if value is not None else () for value in node.inputs)
-    return len(left) == len(right) == 4 and left[1] == right[0] == 1
+def products(graph: ir.Graph) -> Iterator[tuple[str, Product]]:
+    """What is rebuilt in a graph that was stored so: the sites and their factors."""
+    for node in graph:
+        if (node.op_type, node.domain, len(node.inputs)) != ("MatMul", "", 2):
+            continue
+        left, right = (_stored(value) for value in node.inputs)
+        if not (_is_named(left, "/left") and _is_named(right, "/right")):
+            continue
+        found = Product(_array(left), _array(right), (0, 0))
+        if found.left.ndim == found.right.ndim == 4:
+            shape = found.shape
+            yield _name(left).removesuffix("/left"), replace(found, dims=_dims(node.outputs[0], (shape.m, shape.n)))
+
+
+def _stored(value: ir.Value | None) -> ir.Value | None:
+    """The initializer that a value is a copy of."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in ("Identity", "Cast"):
+        value = node.inputs[0]
+    return value
+
+
+def _name(value: ir.Value | None) -> str:
+    return (value.name or "").rstrip("/") if value is not None else ""
+
+
+def _is_named(value: ir.Value | None, ending: str) -> bool:
+    return value is not None and value.const_value is not None and _name(value).endswith(ending)
+
+
+def _array(value: ir.Value | None) -> Array:
+    return np.asarray(value.const_value.numpy()) if value is not None and value.const_value is not None else np.zeros(0)
+
+
+def _dims(grid: ir.Value, dims: tuple[int, int]) -> tuple[int, int]:
+    """Those of ``W``, which is cut where the grid is padded."""
+    for user in grid.consumers():
+        if user.op_type in ("Cast", "Reshape"):
+            return _dims(user.outputs[0], dims)
+        ends = _array(user.inputs[2]) if user.op_type == "Slice" else np.zeros(0)
+        if ends.size == 2:
+            return int(ends[0]), int(ends[1])
+    return dims

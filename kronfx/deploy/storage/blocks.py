@@ -11,10 +11,9 @@ consecutive positions ``p n1 + j`` of the survivors, the first one from 0, in th
 
     slot = ScatterND(nnz m2, CumSum(gaps), first rows)
 
-All inputs are constants, so a runtime folds the nodes when it loads the file and runs the dense product. One Gather of
-block rows writes the whole weight once: scattering blocks into zeros and transposing the grid writes it three times and
-loaded 2.7 times as long as the dense file (6144 x 4096, 10% of 32x32 blocks). Every node more costs about 0.1 ms a
-load.
+One Gather of block rows writes the whole weight once: scattering blocks into zeros and transposing the grid writes it
+three times and loaded 2.7 times as long as the dense file (6144 x 4096, 10% of 32x32 blocks). Every node more costs
+about 0.1 ms a load.
 """
 
 from __future__ import annotations
