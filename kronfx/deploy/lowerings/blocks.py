@@ -5,8 +5,8 @@ For the block rows ``p`` of a bucket, all with ``K`` surviving blocks in columns
     y[p] [m2, S] = W[p] [m2, K n2] @ concat(x[c(p, 1)], ..., x[c(p, K)]) [K n2, S]
 
 ``x [..., n1, n2, S]`` feature-major. Block columns that no row reads are never touched; block rows without a block are
-not computed: they share one row of zeros, or, where they are few, get zero weights, which spares the next layer
-sorting.
+not computed: they share one row of zeros (which nodes make where it would count in the file), or, where they are few,
+get zero weights, which spares the next layer sorting.
 
 Layers that read the same ``x`` (q, k and v; gate and up) are stacked into one: rows of all of them share the buckets,
 and a Gather a layer takes its rows out again, which sorts them on the way. That saves nodes, and where axes have open
@@ -52,7 +52,9 @@ def fits(layer: Layer) -> bool:
 
 def stored(layer: Layer) -> int:
     """Bytes: the blocks of all buckets and the columns they read, where the layer is not stacked with others."""
-    return sum(bucket.weights.size * layer.itemsize + 4 * bucket.columns.size for bucket in _buckets([layer]))
+    buckets = _buckets([layer])
+    kept = sum(bucket.weights[_unstored(bucket, buckets) :].size for bucket in buckets)
+    return kept * layer.itemsize + 4 * sum(bucket.columns.size for bucket in buckets)
 
 
 def cost(layer: Layer, rows: int) -> float:
@@ -71,7 +73,11 @@ def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]
         x = layouts.in_order(x)
     blocks = x.value if x.order else build.op("Reshape", x.value, build.integers(*x.prefix, shape.n1, shape.n2, -1))
     buckets, name = _buckets(layers), layers[0].name
-    outputs = [_product(layouts, layers[0], f"{name}/{i}", bucket, blocks, x) for i, bucket in enumerate(buckets)]
+    skipped = [_unstored(bucket, buckets) for bucket in buckets]
+    outputs = [
+        _product(layouts, layers[0], f"{name}/{i}", bucket, skip, blocks, x)
+        for i, (bucket, skip) in enumerate(zip(buckets, skipped, strict=True))
+    ]
     y = outputs[0] if len(outputs) == 1 else build.op("Concat", *outputs, axis=x.rank - 2)
     order = tuple(row for bucket in buckets for row in bucket.rows)
     if len(layers) > 1:
@@ -120,7 +126,15 @@ def with_zero_rows(buckets: list[Bucket], mask: Array, W: Array, shape: Kronecke
     return [joined, *buckets[1:]]
 
 
-def _product(layouts: Layouts, layer: Layer, name: str, bucket: Bucket, blocks: ir.Value, x: Feature) -> ir.Value:
+def _unstored(bucket: Bucket, buckets: Sequence[Bucket]) -> int:
+    """How many of a bucket's first rows nodes make: that of zeros, where it would count beside all other weights."""
+    is_large = bucket.weights[0].size > FEW * sum(other.weights.size for other in buckets)
+    return int(bucket.rows[0] == ZERO and is_large)
+
+
+def _product(
+    layouts: Layouts, layer: Layer, name: str, bucket: Bucket, skip: int, blocks: ir.Value, x: Feature
+) -> ir.Value:
     build = layouts.build
     count, _, depth = bucket.weights.shape
     positions = x.positions(bucket.columns.ravel().tolist())
@@ -129,8 +143,20 @@ def _product(layouts: Layouts, layer: Layer, name: str, bucket: Bucket, blocks: 
     read = build.op("Gather", blocks, build.indices(tag, positions, bucket.weights.nbytes), axis=x.rank - 2)
     tall = build.op("Reshape", read, build.integers(*x.prefix, count, depth, -1))
     if layer.linear.zero_points is None:
-        return build.op("MatMul", build.constant(f"{name}/blocks", bucket.weights), tall)
-    unsigned = build.constant(f"{name}/blocks", (bucket.weights.astype(np.int16) + 128).astype(np.uint8))
+        return build.op("MatMul", _weights(layouts, name, bucket.weights, skip, 0), tall)
     middle = build.constant("kronfx/middle", np.array(128, np.uint8))
+    unsigned = _weights(layouts, name, (bucket.weights.astype(np.int16) + 128).astype(np.uint8), skip, 128)
     zero_point = layer.linear.zero_points[0]
     return build.op("MatMulInteger", unsigned, tall, middle, zero_point and layouts.current(zero_point))
+
+
+def _weights(layouts: Layouts, name: str, weights: Array, skip: int, zero: int) -> ir.Value:
+    """A bucket's weights ``[R, m2, K n2]``, whose first ``skip`` rows are all ``zero``."""
+    build = layouts.build
+    if not skip:
+        return build.constant(f"{name}/blocks", weights)
+    filler = build.constant(f"k/{zero}/{weights.dtype}", np.full_like(weights, zero, shape=(1, 1)))
+    zeros = build.op("Expand", filler, build.integers(skip, *weights.shape[1:]))
+    if skip == len(weights):
+        return zeros
+    return build.op("Concat", zeros, build.constant(f"{name}/blocks", weights[skip:]), axis=0)
