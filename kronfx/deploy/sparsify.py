@@ -103,9 +103,12 @@ def read_source(src: str | os.PathLike[str]) -> Source:
 
 
 def _is_folded(node: ir.Node) -> bool | None:
-    """What kronfx spreads a constant with is folded although it makes it larger, and its small indices are not made
-    large ones; None: as ever."""
-    if node.op_type in ("ConstantOfShape", "Expand"):
+    """What kronfx spreads a constant with is folded although it makes it larger, but for rows of zero blocks, and its
+    small indices are not made large ones; None: as ever."""
+    if node.op_type == "Expand":
+        dims = node.inputs[1].const_value if node.inputs[1] is not None else None
+        return dims is None or dims.size != 3  # a bucket of blocks has three axes, a weight two
+    if node.op_type == "ConstantOfShape":
         return True
     users = node.outputs[0].uses()
     are_indices = node.op_type == "Cast" and users and all((u.node.op_type, u.idx) == ("Gather", 1) for u in users)
