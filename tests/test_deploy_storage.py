@@ -212,3 +212,13 @@ def test_other_products_of_constants_are_none_of_ours() -> None:
         parts = [ir.Value(name=name, const_value=ir.tensor(np.ones((2, 1, 3, 1), "f"))) for name in names]
         graph = ir.Graph([], [], nodes=[ir.node("MatMul", parts)], initializers=parts, opset_imports={"": 18})
         assert not list(products(graph))
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [((2, 3, 4, 5), (1, 1, 5, 6)), ((2, 1, 3, 4), (2, 1, 4, 3)), ((4, 4), (4, 4))]
+)
+def test_others_may_call_constants_left_and_right(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    sizes = {"a/left": left, "a/right": right}
+    parts = [ir.Value(name=name, const_value=ir.tensor(np.ones(size, "f"))) for name, size in sizes.items()]
+    graph = ir.Graph([], [], nodes=[ir.node("MatMul", parts)], initializers=parts, opset_imports={"": 18})
+    assert not list(products(graph))

@@ -83,9 +83,14 @@ def products(graph: ir.Graph) -> Iterator[tuple[str, Product]]:
         if not (_is_named(left, "/left") and _is_named(right, "/right")):
             continue
         found = Product(_array(left), _array(right), (0, 0))
-        if found.left.ndim == found.right.ndim == 4:
+        if _fits(found.left, found.right):
             shape = found.shape
             yield _name(left).removesuffix("/left"), replace(found, dims=_dims(node.outputs[0], (shape.m, shape.n)))
+
+
+def _fits(left: Array, right: Array) -> bool:
+    """They are ``[m1, 1, n1, r]`` and ``[1, m2, r, n2]``: anybody may call a constant left or right."""
+    return left.ndim == right.ndim == 4 and left.shape[1] == right.shape[0] == 1 and left.shape[3] == right.shape[2]
 
 
 def _stored(value: ir.Value | None) -> ir.Value | None:
