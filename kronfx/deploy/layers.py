@@ -34,8 +34,7 @@ class Known:
 
     def turned(self) -> Known:
         """The same of ``W^T``, to store it: nobody said how to evaluate that."""
-        shape = KroneckerShape(self.shape.n1, self.shape.m1, self.shape.n2, self.shape.m2)
-        return Known(self.site, shape, self.W.T, product=self.product.turned() if self.product else None)
+        return Known(self.site, self.shape.turned, self.W.T, product=self.product.turned() if self.product else None)
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,9 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
     rescaled on the way (a batch norm fused into it) is found by its pattern, and has no factors any more.
     """
     matched, linears = _matched(graph, known), find(graph)
+    turns: dict[ir.Value, list[bool]] = {}
+    for linear in linears:
+        turns.setdefault(linear.weight, []).append(linear.turned)
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
     for linear in linears:
@@ -120,9 +122,8 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
         if key not in shapes:
             shapes[key] = told.shape if told else grid_of(linear.W, block)
         name = told.site if told else linear.site or "weight"
-        both = any(other.weight is linear.weight and other.turned != linear.turned for other in linears)
-        is_first = next(other for other in linears if other.weight is linear.weight).turned == linear.turned
-        if both and not (is_upright if told else is_first):
+        ways = turns[linear.weight]
+        if len(set(ways)) > 1 and not (is_upright if told else linear.turned == ways[0]):
             name = f"{name}/transposed"
         layers.append(Layer(linear, name, shapes[key], told))
     read = {layer.linear.weight for layer in layers}

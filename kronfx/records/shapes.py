@@ -36,6 +36,11 @@ class KroneckerShape:
         return self.m2, self.n2
 
     @property
+    def turned(self) -> KroneckerShape:
+        """That of ``W^T``: ``n1 x m1`` blocks of ``n2 x m2``."""
+        return KroneckerShape(self.n1, self.m1, self.n2, self.m2)
+
+    @property
     def blocks(self) -> int:
         """How many blocks ``W`` has: ``m1 n1``."""
         return self.m1 * self.n1

@@ -74,7 +74,7 @@ class Survivors:
 
     def turned(self) -> Survivors:
         """Those of ``W^T``."""
-        shape = KroneckerShape(self.shape.n1, self.shape.m1, self.shape.n2, self.shape.m2)
+        shape = self.shape.turned
         W = np.zeros((self.shape.m1, self.shape.n1, *self.shape.block), self.blocks.dtype)
         W[self.mask] = self.blocks
         turned = W.transpose(1, 3, 0, 2).reshape(shape.m, shape.n)
