@@ -4,10 +4,7 @@
     python examples/benchmarks/inference.py --full --only "bert 1x128" --only 4096x4096
     python examples/benchmarks/inference.py --from first.json second.json --svg inference.svg
 
-Weights and inputs are random, with exactly the share of zero blocks that a row says. A session's threads spin on after
-a run and slow every other session down by half, so the files are timed in turn, in bursts, one session open at a time.
-A time is a burst's median, and of all bursts the least: machines that are shared have spells of seconds in which every
-synchronization of threads takes longer, for all files alike.
+Weights and inputs are random, with exactly the share of zero blocks that a row says.
 ``ratio`` is the dense float32 file's time over the row's, so above 1 the row is faster; it runs at the row count that
 `kronfx auto` was tuned for. ``size`` is the file over the surviving weights and everything else in the model, ``load``
 the time to open it over the dense file's, ``error`` max|y - y_torch| / max(1, max|y_torch|). ``missed`` names the bars
@@ -18,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
@@ -29,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from inference_clock import Clock, output
 from inference_files import Case, File, files
 from inference_models import BERT, GPT2, LENET, LINEARS, VIT, Workload
-from onnxruntime import InferenceSession
 from rich.console import Console
 from rich.progress import track
 
@@ -39,7 +34,6 @@ import kronfx as kx
 from kronfx.files import write
 from kronfx.tables import render
 
-LOADS, REST, WARM_UPS = 5, 0.3, 2  # openings of a file; seconds before a burst, when all threads have stopped; runs
 SIZE_BAR, LOAD_BAR, AUTO_BAR = 1.05, 1.3, 0.97
 # The least ratios to reach, by model, rows, share of zero blocks, block, variant and rank.
 BARS = {
@@ -116,56 +110,6 @@ FULL = [
     for workload in (*LINEARS, BERT, VIT, GPT2, LENET)
     for case in cases(workload, (0.5, 0.75, 0.95, 0.9), (4, 8, 16, 32, 64), range(1, 9))
 ]
-
-
-@dataclass(frozen=True)
-class Clock:
-    """How files are timed: on so many threads, in so many bursts of so many seconds each."""
-
-    threads: int = 2
-    bursts: int = 5
-    seconds: float = 0.3
-
-    def open(self, path: Path) -> InferenceSession:
-        """A session as it comes, but for the number of threads."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
-        return InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def load(self, paths: Sequence[Path]) -> list[float]:
-        """Median milliseconds to open each file, all opened in turn; the first turn only warms the disk's cache."""
-        turns = [[_milliseconds(self.open, path) for path in paths] for _ in range(LOADS + 1)]
-        return [statistics.median(times) for times in zip(*turns[1:])]
-
-    def run(self, paths: Sequence[Path], x: np.ndarray) -> list[float]:
-        """Milliseconds of one run of each file, all of them in turn, one session open at a time."""
-        times: list[list[float]] = [[] for _ in paths]
-        for _ in range(self.bursts):
-            for path, own in zip(paths, times):
-                time.sleep(REST)
-                own.append(statistics.median(self._burst(self.open(path), x)))
-        return [min(own) for own in times]
-
-    def _burst(self, session: InferenceSession, x: np.ndarray) -> list[float]:
-        for _ in range(WARM_UPS):
-            output(session, x)
-        times, end = [], time.perf_counter() + self.seconds
-        while not times or time.perf_counter() < end:
-            times.append(_milliseconds(output, session, x))
-        return times
-
-
-def _milliseconds(call: Callable[..., object], *arguments: object) -> float:
-    start = time.perf_counter()
-    call(*arguments)
-    return 1000 * (time.perf_counter() - start)
-
-
-def output(session: InferenceSession, x: np.ndarray) -> np.ndarray:
-    """What a session of one input and one output gives."""
-    (y,) = session.run(None, {session.get_inputs()[0].name: x})
-    return y
 
 
 def largest_error(y: np.ndarray, wanted: np.ndarray) -> float:
