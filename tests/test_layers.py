@@ -175,6 +175,16 @@ def test_dense_layers_have_the_variance_the_factored_ones_are_held_to() -> None:
     _assert_mean(draws, 1 / (3 * 32))
 
 
+@pytest.mark.parametrize("seed", [12, 34])  # two of the first 60 that draw a zero among the 2^20 coefficients
+def test_a_draw_of_exactly_zero_is_no_nan(seed: int) -> None:
+    layer = KroneckerLinear(KroneckerShape(1024, 1024, 2, 2), 1, "materialize", bias=False)
+    torch.manual_seed(seed)
+    assert not torch.randn(layer.A.shape).all()
+    torch.manual_seed(seed)
+    layer.reset_factors(0.02)
+    _assert_blocks(layer, 0.02)
+
+
 def test_a_wanted_deviation_is_met() -> None:
     layer = KroneckerLinear(KroneckerShape(8, 8, 4, 4), 4, "materialize")
     layer.reset_factors(0.02)
