@@ -64,6 +64,11 @@ def test_one_layer_is_a_model_that_can_be_factored(tmp_path: Path) -> None:
     assert [(file.variant, file.refusal) for file in made if file.rank] == [("kronfx factors", ""), ("kronfx auto", "")]
 
 
+def test_a_model_without_a_fitting_map_has_no_factored_files(tmp_path: Path) -> None:
+    made = list(files(Case(linear(16, 32), (128, 32), 0.5, 5, ranks=(1,)), tmp_path))
+    assert not any(file.rank for file in made)
+
+
 def test_a_missed_bar_is_named() -> None:
     row = Row("a", "1x1", 0.9, 4, None, "kronfx auto", ratio=0.96, bar=0.97, size_ratio=1.06, load_ratio=1.31)
     assert row.missed == "ratio 0.97, size 1.05, load 1.3"

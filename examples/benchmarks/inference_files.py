@@ -105,8 +105,13 @@ def files(case: Case, folder: Path) -> Iterator[File]:
 
 
 def _factored(case: Case, rank: int, start: Source, folder: Path) -> Iterator[File]:
-    """The model with new factors in the place of all its linear maps: no weight of the dense one is left in it."""
+    """The model with new factors in the place of all its linear maps: no weight of the dense one is left in it.
+
+    Nothing where no map can be cut into such blocks.
+    """
     weights, area = maps(start.model, case.block), case.block**2
+    if not weights:
+        return
     block = (case.block, case.block)
     model = kx.factorize(start.model, include=list(weights), block=block, rank=rank, rows=case.rows).eval()
     removed = sum(W.numel() - rank * (W.numel() // area + area) for W in weights.values())
