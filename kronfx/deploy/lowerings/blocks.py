@@ -73,10 +73,9 @@ def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]
         x = layouts.in_order(x)
     blocks = x.value if x.order else build.op("Reshape", x.value, build.integers(*x.prefix, shape.n1, shape.n2, -1))
     buckets, name = _buckets(layers), layers[0].name
-    skipped = [_unstored(bucket, buckets) for bucket in buckets]
     outputs = [
-        _product(layouts, layers[0], f"{name}/{i}", bucket, skip, blocks, x)
-        for i, (bucket, skip) in enumerate(zip(buckets, skipped, strict=True))
+        _product(layouts, layers[0], f"{name}/{i}", bucket, _unstored(bucket, buckets), blocks, x)
+        for i, bucket in enumerate(buckets)
     ]
     y = outputs[0] if len(outputs) == 1 else build.op("Concat", *outputs, axis=x.rank - 2)
     order = tuple(row for bucket in buckets for row in bucket.rows)
