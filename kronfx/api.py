@@ -44,9 +44,10 @@ class PlanOptions(TypedDict, total=False):
     skip_unprofitable: bool
     rates: records.Rates | None
     zero_start: ZeroStart
+    example_inputs: Any
 
 
-ZERO_START: ZeroStart = None
+ZERO_START: ZeroStart = "residual"
 
 
 def plan(
@@ -70,6 +71,7 @@ def plan(
     skip_unprofitable: bool = False,
     rates: records.Rates | None = None,
     zero_start: ZeroStart = ZERO_START,
+    example_inputs: Any = None,
 ) -> records.Plan:
     """Choose what every linear map ``W [m, n]`` of a model becomes: a block shape, a rank and an evaluation.
 
@@ -98,6 +100,9 @@ def plan(
       dropout, a scale, a normalization right behind a convolution, and what moves entries about), or names, globs or
       types of such maps, or None. Of these the factor applied last (``b_first``: ``A``, else ``B``) starts at zero, all
       else as ever, so that the model starts as the identity along its streams; the plan lists them.
+    - ``example_inputs``: branches are seen by running a copy without values on inputs guessed from its layers. Where no
+      guess runs, the plan says so; a tensor, a tuple of tensors or a dict of keyword tensors helps (their values do not
+      matter).
 
     Whole-model budgets choose shape and rank of every site at once (a multiple-choice knapsack, with its gap):
 
@@ -130,6 +135,9 @@ def plan(
         skip_unprofitable=skip_unprofitable,
         rates=rates,
         zero_start=zero_start,
+        branches=records.Branches()
+        if zero_start is None
+        else graph_stage.branches(model, found.matches, example_inputs),
         types={match.site.name: type(match.owner) for match in found.matches},
         model_parameters=sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p)),
         energies=Energies({match.site.name: match.matrix for match in found.matches}) if energy else None,
