@@ -13,7 +13,9 @@ from kronfx.train.group_lasso import ElasticGroupLasso, GroupLasso
 from kronfx.train.groups import Blocks, Columns, Entries, Rows
 from kronfx.train.history import History
 from kronfx.train.magnitude import MagnitudePruning
+from kronfx.train.muon import KroneckerMuon
 from kronfx.train.pattern_selection import LayerwisePatternSelection, PatternSelection
+from kronfx.train.rates import param_groups
 from kronfx.train.schedules import Constant, Cosine, Linear, Stepped
 from kronfx.train.shrinkage import Elastic, Lasso
 
@@ -28,6 +30,7 @@ __all__ = [
     "Entries",
     "GroupLasso",
     "History",
+    "KroneckerMuon",
     "Lasso",
     "LayerwisePatternSelection",
     "Linear",
@@ -35,4 +38,5 @@ __all__ = [
     "PatternSelection",
     "Rows",
     "Stepped",
+    "param_groups",
 ]
