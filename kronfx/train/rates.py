@@ -1,11 +1,12 @@
 """Learning rates a factor: what the rate of the dense model comes to for its factored one.
 
-Each factor is a batch of maps from ``d_in`` to ``d_out`` features (``stacked.fans``), a dense layer one of ``n`` to
-``m``. Adam moves every entry by about its rate, so a map's output by about ``rate d_in``, relative to what a map of unit
-gain gives; a factor has fewer inputs than the layer, and its rate may be ``n / d_in`` times as high (Qiu et al., arXiv
-2406.06248, whose start is the unit gain: deviation ``d_in^-1/2 min(1, (d_out / d_in)^1/2)``). Where the start is
-another, the rate follows it: a factor ten times as large, its partner a tenth, is the same ``W``, and steps ten times
-as long are the same step.
+A stacked factor is a batch of maps from ``d_in`` to ``d_out`` features (``stacked.fans``), a dense layer one from ``n``
+to ``m``. Adam moves every entry by about its rate, hence an output by about ``d_in`` times that. A factor has fewer
+inputs than its layer, and its rate may be ``n / d_in`` times as high (Qiu et al., arXiv 2406.06248, for a start of unit
+gain, whose deviation is ``u = d_in^-1/2 min(1, (d_out / d_in)^1/2)``). Where it starts otherwise the rate follows: with
+one factor ten times as large and its partner a tenth, ``W`` is the same, and so is a step ten times as long.
+
+How that was measured, and what lost: ``kronfx/decisions/rates.md``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kronfx.train.stacked import fans
 
 Like = Literal["adam", "sgd"]
 
-GAIN = 1.25  # of Adam's rates over those of the rule; half of it in Qiu et al.: see kronfx/decisions
+GAIN = 1.1  # at rank 1, measured; with the fourth root of the rank: kronfx/decisions/rates.md. Qiu et al. have 1/2
 
 
 def param_groups(
@@ -40,7 +41,7 @@ def param_groups(
     ``u(d_in, d_out) = d_in^-1/2 min(1, (d_out / d_in)^1/2)``:
 
     - ``like="adam"``, for optimizers whose step does not see the gradient's scale (Adam, AdamW, Lion, Adafactor): ``A``
-      gets ``1.25 lr (n / d_A) (a / u_A)``, ``B`` gets ``1.25 lr (n / d_B) (b / u_B)``;
+      gets ``1.1 r^1/4 lr (n / d_A) (a / u_A)``, ``B`` gets ``1.1 r^1/4 lr (n / d_B) (b / u_B)``;
     - ``like="sgd"``: ``A`` gets ``lr / (m2 n2 b^2)`` and ``B`` gets ``lr / (m1 n1 a^2)``, which move ``W`` along its
       gradient's projection by ``lr`` each.
 
@@ -77,7 +78,8 @@ def param_groups(
 def _adam(name: str, layer: KroneckerLinear) -> list[float]:
     """Of ``A`` and of ``B``."""
     sides = zip(_scales(name, layer), fans(layer))
-    return [GAIN * layer.shape.n / d_in * scale / _unit(d_in, d_out) for scale, (d_in, d_out) in sides]
+    gain = GAIN * layer.rank**0.25
+    return [gain * layer.shape.n / d_in * scale / _unit(d_in, d_out) for scale, (d_in, d_out) in sides]
 
 
 def _sgd(name: str, layer: KroneckerLinear) -> list[float]:
@@ -108,7 +110,7 @@ def _rms(factor: Tensor) -> float:
 
 
 def _unit(d_in: int, d_out: int) -> float:
-    return d_in**-0.5 * min(1.0, math.sqrt(d_out / d_in))
+    return min(1.0, math.sqrt(d_out / d_in)) / math.sqrt(d_in)
 
 
 def _others(model: nn.Module, factors: set[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
