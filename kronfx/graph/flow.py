@@ -84,7 +84,7 @@ class Recorder(TorchDispatchMode):
         tensors = [value for value in flat if isinstance(value, Tensor)]
         step = self._step(func._schema.name.partition("::")[2].removesuffix("_"), tensors)
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not any(tensor is one for one in written):
                 self._enter(tensor, _sized(step, tensor))
                 if not written and tensors and any(r.alias_info is not None for r in func._schema.returns):
                     self._base[id(tensor)] = tensors[0]
