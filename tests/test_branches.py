@@ -96,6 +96,10 @@ BRANCHES: dict[str, tuple[Callable[[Spelled, Tensor], Tensor], set[str]]] = {
     "gated by itself": (_gated_by_itself, {"mlp.fc2"}),
     "routed": (_routed, {"mlp.fc2", "other.fc2"}),
     "written into zeros": (_written, {"mlp.fc2"}),
+    "a learned stream": (
+        lambda m, x: (lambda q: q + m.mlp(m.norm(q) + x[:, :1]))(m.gamma.expand(2, 1, 16)),
+        {"mlp.fc2"},
+    ),
     "a single map": (lambda m, x: x + m.mix(x), {"mix"}),
 }
 
@@ -113,6 +117,7 @@ NOTHING: dict[str, Callable[[Spelled, Tensor], Tensor]] = {
     "a constant added": lambda m, x: torch.relu(m.mlp(x) + m.gamma),
     "a highway": lambda m, x: (lambda t: t * m.mlp(x) + (1 - t) * x)(torch.sigmoid(m.gate(x))),
     "scores": lambda m, x: x + torch.softmax(m.mlp(x) @ m.mix(x).mT, -1) @ x,
+    "a bias of the input and of the output": lambda m, x: m.mlp(x + m.gamma) + m.gamma,
     "another stream": lambda m, x: m.mlp(torch.ones_like(x)) + x,
 }
 
@@ -142,9 +147,9 @@ class Bottleneck(nn.Module):
         self.down = nn.Sequential(nn.AvgPool2d(1), nn.Conv2d(n, m, 1), nn.BatchNorm2d(m)) if n != m else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.se is not None:
-            y = y * torch.sigmoid(self.se(y.mean((2, 3), keepdim=True)))
+            y = y * torch.sigmoid(F.relu(self.se(y.mean((2, 3), keepdim=True)), inplace=True))
         return torch.relu(y + (x if self.down is None else self.down(x)))
 
 

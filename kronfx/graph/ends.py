@@ -67,10 +67,11 @@ class Ends:
         """Weight -> of each of its uses whether it ends a branch, or None where that was not to be seen."""
         found: dict[int, list[bool | None]] = {}
         for number, step in enumerate(self.steps):
-            if step.op in _LINEAR and step.data:
-                x, matrix = self._operands(step)
-                for weight in self.steps[matrix].read:
-                    found.setdefault(weight, []).append(self._ends(number, x))
+            if step.op not in _LINEAR:
+                continue
+            x, matrix = self._operands(step)
+            for weight in self.steps[matrix].read | (frozenset() if step.data else self.steps[x].read):
+                found.setdefault(weight, []).append(self._ends(number, x) if step.data else False)
         return found
 
     def _operands(self, step: Step) -> tuple[int, int]:
@@ -172,26 +173,29 @@ class Ends:
         return any(self._precedes(term, x) and not self._linearly(term, x) for term in projected)
 
     def _terms(self, total: int) -> tuple[list[int], list[int]]:
-        """What a sum is made of: its terms as they are (reshaped, scaled), and what a shortcut makes some of."""
+        """What a sum is made of: its terms as they are (reshaped, scaled), and what a shortcut makes some of.
+
+        A constant is a stream where it is as large as the sum (class tokens, queries), not where it is a bias.
+        """
         plain, projected = list[int](), list[int]()
         whole = self.steps[total]
         seen, front = {total}, [(one, False) for one in (whole.inputs[:1] if whole.op in _FUSED else whole.inputs)]
         while front:
             number, shortened = front.pop()
             step = self.steps[number]
-            if number in seen or not step.data:
+            if number in seen or not (step.data or step.size == whole.size):
                 continue
             seen.add(number)
             (projected if shortened else plain).append(number)
-            inputs = [one for one in step.inputs if self.steps[one].data]
+            of_data = [one for one in step.inputs if self.steps[one].data]
             if step.op in _SUMS:
-                front += [] if shortened else [(one, False) for one in inputs]
-            elif step.op in _FUSED:
+                front += [] if shortened else [(one, False) for one in step.inputs]
+            elif step.op in _RESHAPES or step.op in _FUSED:
                 front += [(one, shortened) for one in step.inputs[:1]]
-            elif step.op in _RESHAPES or (step.op in ("mul", "div") and len(inputs) == 1):
-                front += [(one, shortened) for one in inputs[:1]]
+            elif step.op in ("mul", "div") and len(of_data) == 1:
+                front += [(one, shortened) for one in of_data]
             elif step.op in _CONVOLUTIONS | _NORMS | _POOLS or step.op == "constant_pad_nd":
-                front += [(one, True) for one in inputs[:1]]
+                front += [(one, True) for one in step.inputs[:1]]
         return plain, projected
 
     def _precedes(self, earlier: int, later: int) -> bool:

@@ -74,17 +74,13 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         flat, spec = tree_flatten((args, kwargs or {}))
         result = _computed(func, flat, spec)
-        written = [
-            value
-            for argument, value in zip(func._schema.arguments, args)
-            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor)
-        ]
+        written = _written(func._schema.arguments, args, kwargs or {})
         if len(written) == 1 and isinstance(result, Tensor):
             result = written[0]  # a real tensor written to by the meta device is still the caller's
         tensors = [value for value in flat if isinstance(value, Tensor)]
         step = self._step(func._schema.name.partition("::")[2].removesuffix("_"), tensors)
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not any(tensor is one for one in written):
                 self._enter(tensor, _sized(step, tensor))
                 if not written and tensors and any(r.alias_info is not None for r in func._schema.returns):
                     self._base[id(tensor)] = tensors[0]
@@ -119,6 +115,13 @@ class Recorder(TorchDispatchMode):
         self._alive.append(tensor)
         self._number[id(tensor)] = len(self.flow.steps)
         self.flow.steps.append(step)
+
+
+def _written(arguments: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an operation writes into: itself in place, or ``out=``."""
+    given = dict(zip((argument.name for argument in arguments), args)) | kwargs
+    names = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [given[name] for name in names if isinstance(given.get(name), Tensor)]
 
 
 def _sized(step: Step, tensor: Tensor) -> Step:

@@ -54,15 +54,15 @@ def _configured(model: nn.Module, config: Any) -> Iterator[Call]:
     bins, frames = of("num_mel_bins", 80), of("max_length", 1024)
     heard = 2 * of("max_source_positions", 1500)
     for length in LENGTHS:
-        ids = torch.full((1, length), 5, dtype=torch.long)
+        ids = torch.full((2, length), 5, dtype=torch.long)
         ids[:, -1] = end if isinstance(end := of("eos_token_id", None), int) and end >= 0 else 5
         given: dict[str, Tensor] = {
             "input_ids": ids,
             "decoder_input_ids": ids,
-            "pixel_values": _floats(1, of("num_channels", 3), height, width),
-            "input_features": _floats(1, bins, heard),
+            "pixel_values": _floats(2, of("num_channels", 3), height, width),
+            "input_features": _floats(2, bins, heard),
         }
-        for values in (_floats(1, 4000), _floats(1, frames, bins)):
+        for values in (_floats(2, 4000), _floats(2, frames, bins)):
             all_names = given | {"input_values": values}
             main = str(getattr(model, "main_input_name", "input_ids"))
             chosen = [main, "decoder_input_ids"] if getattr(config, "is_encoder_decoder", False) else [main]
@@ -92,12 +92,12 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     for parameter in model.parameters():
         if parameter.ndim == 2:
             for features in parameter.shape[::-1]:
-                yield _floats(1, 8, features, dtype=dtype)
+                yield _floats(2, 8, features, dtype=dtype)
 
 
 def _fitting(module: nn.Module, sides: list[int]) -> list[Tensor]:
     if isinstance(module, nn.Embedding):
-        return [torch.ones(1, length, dtype=torch.long) for length in LENGTHS]
+        return [torch.ones(2, length, dtype=torch.long) for length in LENGTHS]
     if isinstance(module, nn.Conv2d):
         return [_floats(2, module.in_channels, side, side) for side in sides]
     if isinstance(module, nn.Conv1d):

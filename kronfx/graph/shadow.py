@@ -47,7 +47,7 @@ def _is_torchs(hook: object) -> bool:
 
 def _emptied(tensor: Tensor) -> Tensor:
     if not (tensor.is_floating_point() or tensor.is_complex() or tensor.numel() > _INDICES):
-        return tensor.detach().clone()
+        return tensor.detach().clone() if tensor.is_meta else tensor.detach().to("cpu", copy=True)
     empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 

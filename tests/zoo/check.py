@@ -17,13 +17,14 @@ from torch import Tensor, nn
 import kronfx as kx
 from zoo.coverage import Coverage, cover, matrices, serves
 from zoo.deployed import deploy
+from zoo.ends import found_ends
 from zoo.entry import Entry, call
 from zoo.outcome import Outcome, deviation, judged
 
 RANK = 2  # of the trained model: small, yet more than one term in every sum
 STEPS = 3
 
-Column = Literal["rewritten", "exact", "trains", "folds", "reloads", "deploys"]
+Column = Literal["rewritten", "exact", "ends", "trains", "folds", "reloads", "deploys"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Row:
     name: str
     rewritten: Outcome
     exact: Outcome
+    ends: Outcome
     trains: Outcome
     folds: Outcome
     reloads: Outcome
@@ -70,6 +72,7 @@ def _row(entry: Entry) -> Row:
         entry.name,
         rewritten,
         exact,
+        _attempt(partial(found_ends, entry)),
         trains,
         _attempt(partial(_folds, entry, model)),
         _attempt(partial(_reloads, entry, model)),
@@ -120,7 +123,7 @@ def _trains(entry: Entry, trained: list[nn.Module]) -> Outcome:
     """
     dense, batch = entry.model(), entry.batch(4)
     idle = _idle(entry, dense)
-    model = kx.factorize(dense, rank=RANK).train()
+    model = kx.factorize(dense, rank=RANK, zero_start=None).train()  # what starts at zero hides what goes through it
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for step in range(STEPS):
         optimizer.zero_grad()
