@@ -66,7 +66,7 @@ def test_the_rest_keeps_the_rate_that_is_asked_for() -> None:
 def test_steps_are_the_same_steps_of_the_weight_however_it_is_split(
     dims: tuple[int, int, int, int], rank: int, evaluation: str, scale: float
 ) -> None:
-    """``A`` times ``c`` and ``B`` over ``c`` is the same ``W``: under Adam the rates follow, under SGD their squares."""
+    """``A`` times ``c`` and ``B`` over ``c`` is the same ``W``: Adam's rates follow it, SGD's its square."""
     layer = KroneckerLinear(KroneckerShape(*dims), rank, evaluation, dtype=torch.float64)  # type: ignore[arg-type]
     model = nn.ModuleDict({"fc": layer})
     before = {like: rates(model, 0.01, like=like) for like in ("adam", "sgd")}  # type: ignore[arg-type]

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from kronfx.errors import TrainError
 from kronfx.layers import KroneckerLinear, kronecker_layers, require_module
-from kronfx.train.penalty import whole
 from kronfx.train.schedules import is_number
 from kronfx.train.stacked import fans
+from kronfx.train.tensors import whole
 
 Like = Literal["adam", "sgd"]
 
