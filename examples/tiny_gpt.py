@@ -32,7 +32,7 @@ from kronfx.svg import line_chart
 
 LAYERS, HEAD, CONTEXT = 4, 64, 64
 RATES, SPECTRAL, REST = (5e-4, 1e-3, 2e-3), (0.02, 0.04), 8e-3  # AdamW's; Muon's; AdamW's for what Muon leaves
-WARM_UP, DECAY, SEARCH, EVALUATIONS = 0.05, 0.01, 0.25, 12  # shares of the steps; weight decay; points of a curve
+WARM_UP, DECAY, SEARCH, EVALUATIONS = 0.05, 0.01, 0.5, 12  # shares of the steps; weight decay; points of a curve
 ENDS = ("blocks.*.out", "blocks.*.down")  # the maps that end a residual branch
 
 Optimizers = Callable[[nn.Module, float], list[Optimizer]]
