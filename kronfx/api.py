@@ -139,6 +139,7 @@ def factorize(
     what was refused is in ``kronfx.inspect(result)``. Raises PlanError, FactorizeError.
     """
     require_module(model, FactorizeError)
+    graph_stage.require_unshared(model, FactorizeError)
     if plan is not None and plan_options:
         raise FactorizeError(
             "",

@@ -9,6 +9,7 @@ a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict
 from kronfx.layers.adopted import adopt, factored_weights, release, released, respell, respelled
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, candidates_of
 from kronfx.layers.convolution import BlockSparseConv, Convolution, KroneckerConv, block_sparse_conv
+from kronfx.layers.copies import deep_copy
 from kronfx.layers.find import (
     FOLDED,
     factored_sites,
@@ -20,6 +21,7 @@ from kronfx.layers.find import (
     sparsity,
 )
 from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+from kronfx.layers.names import named_modules, unwrapped, user_name, wrapped
 
 __all__ = [
     "CHILD",
@@ -36,11 +38,13 @@ __all__ = [
     "adopt",
     "block_sparse_conv",
     "candidates_of",
+    "deep_copy",
     "factored_sites",
     "factored_weights",
     "factors",
     "folded_layers",
     "kronecker_layers",
+    "named_modules",
     "release",
     "released",
     "require_module",
@@ -48,4 +52,7 @@ __all__ = [
     "respelled",
     "site_name",
     "sparsity",
+    "unwrapped",
+    "user_name",
+    "wrapped",
 ]
