@@ -6,9 +6,9 @@ a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict
 ``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
-from kronfx.layers.adopted import adopt, factored_weights, release, released, respell, respelled
+from kronfx.layers.adopted import adopt, factored_weights, release, respell, respelled
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, candidates_of
-from kronfx.layers.convolution import BlockSparseConv, Convolution, KroneckerConv, block_sparse_conv
+from kronfx.layers.convolution import Convolution, KroneckerConv
 from kronfx.layers.copies import deep_copy
 from kronfx.layers.find import (
     FOLDED,
@@ -20,7 +20,8 @@ from kronfx.layers.find import (
     site_name,
     sparsity,
 )
-from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, block_sparse_conv, released
+from kronfx.layers.linear import Factors, KroneckerLinear
 from kronfx.layers.names import named_modules, unwrapped, user_name, wrapped
 
 __all__ = [

@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from kronfx.errors import KronfxError
-from kronfx.layers.adopted import released
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
-from kronfx.layers.convolution import BlockSparseConv
-from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, released
+from kronfx.layers.linear import Factors, KroneckerLinear
 from kronfx.layers.names import named_modules
 
 FOLDED = (BlockSparseLinear, BlockSparseConv)
@@ -43,10 +42,8 @@ def folded_layers(model: nn.Module) -> dict[str, FoldedWeight]:
     """Every folded weight of a model by the name of its site."""
     found: dict[str, FoldedWeight] = {}
     for path, module in named_modules(model):
-        if isinstance(module, FOLDED):
-            found[site_name(path)] = module.folded
         for name, weight in released(module).items():
-            found[site_name(f"{path}.{name}" if path else name)] = weight
+            found[site_name(path if name == "weight" else f"{path}.{name}".removeprefix("."))] = weight
     return found
 
 

@@ -93,7 +93,8 @@ def _of_model(model: nn.Module) -> Report:
         for match in found.matches
         if not (isinstance(match.owner, FOLDED) or match.site.name in folded_names)
     ]
-    refusals = tuple(refusal for refusal in found.refusals if refusal.reason != "already factored")
+    shown = folded_names | {layer.site for layer in factored}
+    refusals = tuple(refusal for refusal in found.refusals if refusal.site not in shown)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Report(type(model).__name__, (*factored, *folded, *dense), refusals, parameters=trainable)
 
