@@ -34,15 +34,24 @@ of the steps 90.65, 90.59 and 89.75. Shrink for four to six tenths of a training
 
 from __future__ import annotations
 
-from torch import nn
-from torch.optim import Optimizer
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
 
 from kronfx.errors import TrainError
 from kronfx.layers import kronecker_layers, require_module
+from kronfx.train.loop import Loop
 from kronfx.train.parts import FactoredPart
-from kronfx.train.penalty import Part, Penalty
+from kronfx.train.penalty import Penalty, trained
+from kronfx.train.ramp import END, Ramp
 from kronfx.train.schedules import Schedule
+from kronfx.train.sensitivity import Sensitivity
+from kronfx.train.state import require_state
+from kronfx.train.stepper import Stepper
 from kronfx.train.target import Target
+
+STRENGTH = 0.1  # of the penalty, or where the search of a target for its own begins
 
 
 class BlockSparsity(Penalty):
@@ -81,13 +90,56 @@ class BlockSparsity(Penalty):
     def __init__(
         self,
         model: nn.Module,
-        strength: float | Schedule = 0.1,
+        strength: float | Schedule | None = None,
         target: Target | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
+        steps: int | None = None,
     ) -> None:
         require_module(model, TrainError)
-        parts: dict[str, Part] = {name: FactoredPart(name, layer) for name, layer in kronecker_layers(model).items()}
+        parts = {name: FactoredPart(name, layer) for name, layer in kronecker_layers(model).items()}
         if not parts:
             found = "no layer of the model is factored"
             raise TrainError("", found, "at least one factored layer", "call kronfx.factorize on it first")
-        super().__init__(parts, strength, target, optimizer)
+        if steps is not None and strength is not None:
+            found = f"steps={steps!r} and strength={strength!r}"
+            raise TrainError("", found, "one of the two: the ramp of a known length needs no strength", "leave one out")
+        self._ramp = None if steps is None else Ramp(steps, END, target)
+        self._sensitivity = None if self._ramp is None else Sensitivity(trained(parts))
+        strength = (0.0 if self._ramp else STRENGTH) if strength is None else strength
+        super().__init__({**parts}, strength, target, optimizer, self._ramp, self._sensitivity)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The penalties', and of a ramp its length and what it knows about the blocks."""
+        state = super().state_dict()
+        if self._ramp is None or self._sensitivity is None:
+            return state
+        return {**state, "ramp": self._ramp.steps, "sensitivity": self._sensitivity.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises TrainError as the penalties do, and where the saved ramp, not yet at its end, is of
+        another length."""
+        require_state(state, self.state_dict())
+        mine, theirs = None if self._ramp is None else self._ramp.steps, state.get("ramp")
+        if mine != theirs and not state["kept"]:
+            found = f"the saved state is of steps={theirs}, this one of steps={mine}"
+            raise TrainError("", found, "the same: a ramp does not change its pace midway", f"pass steps={theirs}")
+        super().load_state_dict(state)
+        if self._sensitivity is not None:
+            self._sensitivity.restore(state["sensitivity"])
+
+    def _closed(self) -> dict[str, Loop]:
+        return super()._closed() if self._ramp is None else {}
+
+    def _shrink(self, sizes: list[Tensor]) -> None:
+        if self._ramp is None:
+            super()._shrink(sizes)
+            return
+        for goal in self._goals.values():
+            count = self._ramp.count(goal.count, self._steps + 1)
+            if count:
+                self._keep_highest(goal, count)
+
+    def _ranks(self, names: Sequence[str]) -> list[Tensor]:
+        if self._sensitivity is None:
+            return super()._ranks(names)
+        return [self._sensitivity.of(name) * self._parts[name].present() for name in names]

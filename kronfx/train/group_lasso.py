@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.optim import Optimizer
 
 from kronfx.train.dense import GroupsWish, dense_parts
 from kronfx.train.penalty import Penalty
+from kronfx.train.ramp import Course
 from kronfx.train.schedules import Schedule
 from kronfx.train.shrinkage import Elastic, Lasso, Shrinkage
+from kronfx.train.stepper import Stepper
 from kronfx.train.target import Target
+
+SHRINKS = 0.4  # of a training of known length; the rest of it lets what is left recover
 
 
 class GroupLasso(Penalty):
@@ -37,11 +40,13 @@ class GroupLasso(Penalty):
         groups: GroupsWish,
         strength: float | Schedule = 0.1,
         target: Target | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
         shrinkage: Shrinkage | None = None,
+        steps: int | None = None,
     ) -> None:
         parts = dense_parts(model, groups, Lasso() if shrinkage is None else shrinkage)
-        super().__init__(parts, strength, target, optimizer)
+        course = None if steps is None else Course(steps, SHRINKS, target)
+        super().__init__(parts, strength, target, optimizer, course)
 
 
 class ElasticGroupLasso(GroupLasso):
@@ -54,7 +59,8 @@ class ElasticGroupLasso(GroupLasso):
         groups: GroupsWish,
         strength: float | Schedule = 0.1,
         target: Target | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
         ridge: float = 1.0,
+        steps: int | None = None,
     ) -> None:
-        super().__init__(model, groups, strength, target, optimizer, Elastic(ridge))
+        super().__init__(model, groups, strength, target, optimizer, Elastic(ridge), steps)
