@@ -6,7 +6,6 @@ before it deploys; the stages themselves never import one another, so this is th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing_extensions import TypedDict, Unpack
 from kronfx import deploy, records
 from kronfx import graph as graph_stage
 from kronfx.energy import Energies
-from kronfx.errors import ExportError, FactorizeError, PlanError
+from kronfx.errors import ExportError, FactorizeError, PlanError, warn
 from kronfx.graph.swap import copied
 from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, require_module
 from kronfx.planner import BlockWish, Limit, Names, Overrides, Pair, RankWish, plan_sites
@@ -154,7 +153,7 @@ def factorize(
     rewritten = graph_stage.factorize(model, plan, init, inplace)
     if not plan.choices:
         reasons = {refusal.reason for refusal in plan.refusals} or {"the model has no weight of two or more dimensions"}
-        warnings.warn(f"kronfx.factorize rewrote nothing: {'; '.join(sorted(reasons))}", stacklevel=2)
+        warn(f"kronfx.factorize rewrote nothing: {'; '.join(sorted(reasons))}")
     return rewritten
 
 

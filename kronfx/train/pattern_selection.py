@@ -21,7 +21,6 @@ three of nine (``lr`` 0.01), the gradient was right in nine of nine (``lr`` 0.00
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
 from kronfx.layers import (
     FactoredLayer,
     KroneckerCandidates,
@@ -232,7 +231,7 @@ class PatternSelection:
         if not self._warned:
             self._warned = True
             text = "train: the group term is in no loss, so that no pattern can lose"
-            warnings.warn(f"{text}; add selection.penalty() to the loss of every step", stacklevel=3)
+            warn(f"{text}; add selection.penalty() to the loss of every step")
 
     def _drop(self, contest: Contest, losers: Sequence[Pattern]) -> None:
         """Take the losers out of the contest, the model and the optimizer; a contest with one pattern left is over."""

@@ -8,14 +8,13 @@ a subgradient step never gives exact zeros.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
 from kronfx.train.loop import Loop, loops
 from kronfx.train.pace import Listener, Pace
 from kronfx.train.ramp import Course, Watch
@@ -234,9 +233,7 @@ class Penalty:
         self._keep_highest(goal, goal.count)
         text = f"train: {where or 'the model'} is frozen with {zero} of {groups} groups shrunk to zero; the smallest"
         remedy = "freeze later or start from a larger strength to have them chosen in training"
-        warnings.warn(
-            f"{text} {goal.count - zero} were cut off to meet the target {goal.target:g}; {remedy}", stacklevel=4
-        )
+        warn(f"{text} {goal.count - zero} were cut off to meet the target {goal.target:g}; {remedy}")
 
     def _keep_highest(self, goal: Goal, count: int) -> None:
         """Zero the ``count`` lowest groups of a goal, and say where a floor stood in the way."""
@@ -262,7 +259,7 @@ class Penalty:
                 part = self._parts[name]
                 text = f"train: {part.label}: {floor} of its {part.groups} groups stay, whatever they are worth"
                 remedy = f"give it a target of its own to go further than the whole model's {goal.target:g}"
-                warnings.warn(f"{text}, and other layers give the rest; {remedy}", stacklevel=6)
+                warn(f"{text}, and other layers give the rest; {remedy}")
 
     def _check(self, sizes: list[Tensor]) -> None:
         """One reading of all sums, since on a GPU each reading waits: NaN and infinities stop, an empty layer warns."""
@@ -273,7 +270,7 @@ class Penalty:
             if total == 0 and name not in self._dead:
                 self._dead.add(name)
                 text = f"train: {part.label}: all of its groups are zero, its output is its bias"
-                warnings.warn(f"{text}; lower the strength, or give it a target of its own", stacklevel=4)
+                warn(f"{text}; lower the strength, or give it a target of its own")
 
     def _keep(self) -> None:
         for name, alive in self._kept.items():
