@@ -21,6 +21,7 @@ from kronfx.layers import (
     candidates_of,
     factored_sites,
     folded_layers,
+    full_precision,
     kronecker_layers,
     require_module,
     user_name,
@@ -28,6 +29,7 @@ from kronfx.layers import (
 from kronfx.records import Choice, Plan, Site
 
 
+@full_precision()
 def save(model: nn.Module, folder: PathLike) -> Path:
     """Write a factored, folded or untouched model's ``state_dict`` and what was rewritten; returns the folder.
 
@@ -46,6 +48,7 @@ def save(model: nn.Module, folder: PathLike) -> Path:
     return target
 
 
+@full_precision()
 def load(model: nn.Module, folder: PathLike) -> nn.Module:
     """The saved model: a freshly built dense ``model`` of its class, rewritten as the saved one was, its values in.
 

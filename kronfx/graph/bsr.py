@@ -6,13 +6,14 @@ from torch import nn
 
 from kronfx.errors import FoldError
 from kronfx.graph.swap import copied, swap
-from kronfx.layers import kronecker_layers, named_modules, released, require_module, site_name
+from kronfx.layers import full_precision, kronecker_layers, named_modules, released, require_module, site_name
 from kronfx.layers.bsr import BsrLinear
 
 # In evaluation mode their forward hands their children's weights to one fused operator, which takes dense ones only.
 READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
+@full_precision()
 def to_bsr(folded: nn.Module, *, inplace: bool = False) -> nn.Module:
     """Let every folded linear layer hold, and compute with, the surviving blocks of its weight only.
 

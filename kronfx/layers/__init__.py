@@ -23,6 +23,7 @@ from kronfx.layers.find import (
 from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, block_sparse_conv, released
 from kronfx.layers.linear import Factors, KroneckerLinear
 from kronfx.layers.names import named_modules, unwrapped, user_name, wrapped
+from kronfx.layers.precision import full_precision
 
 __all__ = [
     "CHILD",
@@ -44,6 +45,7 @@ __all__ = [
     "factored_weights",
     "factors",
     "folded_layers",
+    "full_precision",
     "kronecker_layers",
     "named_modules",
     "release",

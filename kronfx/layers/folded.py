@@ -93,7 +93,7 @@ _BUILD: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn
 
 def block_sparse_conv(W: Tensor, bias: Tensor | None, shape: KroneckerShape, convolution: Convolution) -> nn.Module:
     """The convolution of the unrolled ``W [m, channels taps]``, as a module that knows its block grid."""
-    c, weight = convolution, W.unflatten(-1, (-1, *convolution.kernel))
+    c, weight = convolution, W.detach().unflatten(-1, (-1, *convolution.kernel)).requires_grad_(W.requires_grad)
     options = {"stride": c.stride, "padding": c.padding, "dilation": c.dilation, "bias": bias is not None}
     layer = _BUILD[len(c.kernel)](weight.shape[1], W.shape[0], c.kernel, **options, device="meta")
     return _filled(layer, weight, bias, (shape, False, True))

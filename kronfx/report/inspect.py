@@ -10,11 +10,12 @@ from torch import nn
 from kronfx import deploy
 from kronfx.errors import InspectError
 from kronfx.graph.discover import discover
-from kronfx.layers import FOLDED, folded_layers, kronecker_layers
+from kronfx.layers import FOLDED, folded_layers, full_precision, kronecker_layers
 from kronfx.records import Plan
 from kronfx.report.report import Layer, Report
 
 
+@full_precision()
 def inspect(subject: nn.Module | Plan | str | os.PathLike[str]) -> Report:
     """Look at a plan, a model (dense, factored, folded or mixed) or an ONNX file: one row a linear map.
 
