@@ -22,7 +22,7 @@ from kronfx.layers.find import (
 )
 from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, block_sparse_conv, released
 from kronfx.layers.linear import Factors, KroneckerLinear
-from kronfx.layers.names import named_modules, unwrapped, user_name, wrapped
+from kronfx.layers.names import named_modules, named_parameters, unwrapped, user_name, wrapped
 from kronfx.layers.precision import full_precision
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "full_precision",
     "kronecker_layers",
     "named_modules",
+    "named_parameters",
     "release",
     "released",
     "require_module",

@@ -35,6 +35,16 @@ def named_modules(
             yield from named_modules(child, _joined(prefix, name), seen)
 
 
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """``model.named_parameters()`` by the user's names; one that several modules share comes once, first name first."""
+    seen = set[nn.Parameter]()
+    for path, module in named_modules(model):
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter not in seen:
+                seen.add(parameter)
+                yield _joined(path, name), parameter
+
+
 def wrapped(module: nn.Module) -> nn.Module | None:
     """The user's module in a wrapper; None where the module is none."""
     if isinstance(module, HOLDERS):

@@ -40,6 +40,7 @@ from kronfx.layers import (
     factored_sites,
     require_module,
 )
+from kronfx.train.carry import Carry
 from kronfx.train.contest import Contest, Pattern
 from kronfx.train.forget import forget
 from kronfx.train.pace import Pace
@@ -99,6 +100,7 @@ class PatternSelection:
         self.model = model
         self._strength, self._group = as_schedule("strength", strength), as_schedule("group", group)
         self._sites: dict[str, FactoredLayer] = _undecided(model)
+        self._carries: dict[KroneckerLinear, Carry] = {}
         _require_candidates(model, self._sites)
         self._contests = [Contest(patterns, growth) for patterns in self._choices()]
         self._pace, self._steps = Pace(type(self).__name__, self._trained(), optimizer), 0
@@ -215,7 +217,8 @@ class PatternSelection:
             for site, candidates in self._sites.items()
             for k, layer in enumerate(candidates_of(candidates))
         }
-        return {name: FactoredPart(name, layer) for name, layer in named.items()}
+        carries = self._carries
+        return {name: FactoredPart(name, x, carries.setdefault(x, Carry())) for name, x in named.items()}
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {part.label: part.parameter for part in self._parts().values()}
