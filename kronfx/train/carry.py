@@ -30,6 +30,14 @@ class Carry:
         if parameter.dtype != value.dtype:
             self._rests[name] = value - parameter.detach().to(value.dtype)
 
+    def least_step(self, parameter: nn.Parameter) -> float:
+        """The step that moves a typical entry of a 16-bit parameter: half the distance to the next number below; 0 of
+        others."""
+        if parameter.dtype.itemsize > 2:
+            return 0.0
+        typical = torch.linalg.vector_norm(parameter.detach(), dtype=torch.float32) / parameter.numel() ** 0.5
+        return float(whole(typical)) * torch.finfo(parameter.dtype).eps / 4
+
     def state(self) -> dict[str, Tensor]:
         """What a resumed training goes on from."""
         return {name: whole(rest).cpu() for name, rest in self._rests.items()}

@@ -27,6 +27,8 @@ from kronfx.train.survivors import at_floor, survivors
 from kronfx.train.target import Goal, Target, goals
 from kronfx.train.tensors import together
 
+SETTLED = 100  # steps, after which a learning rate has warmed up
+
 
 class Penalty:
     """The loop around a training; its subclasses say which parts there are.
@@ -92,6 +94,7 @@ class Penalty:
             sizes = self._sizes()
             self._check(sizes)
             self._shrink(sizes)
+            self._tell_coarse()
         self._steps += taken
         if self._course is not None and self._watch is not None:
             self._watch.step(self._steps, self._pace.rates())
@@ -250,6 +253,18 @@ class Penalty:
                 text = f"train: {part.label}: {floor} of its {part.groups} groups stay, whatever they are worth"
                 remedy = f"give it a target of its own to go further than the whole model's {goal.target:g}"
                 warn(f"{text}, and other layers give the rest; {remedy}")
+
+    def _tell_coarse(self) -> None:
+        """What shrinking loses to rounding is carried on; what the optimizer loses is not ours to carry."""
+        if self._steps != SETTLED or self._course is not None:
+            return
+        for part, rate in zip(self._parts.values(), self._pace.rates()):
+            least = part.carry.least_step(part.parameter)
+            if rate < least:
+                dtype = str(part.parameter.dtype).removeprefix("torch.")
+                text = f"train: {part.label}: what it shrinks is {dtype} and holds no steps below {least:.2g}"
+                remedy = "keep parameters in float32 under torch.autocast, or give BlockSparsity steps= and a target"
+                warn(f"{text}; most of the optimizer's, of about {rate:.2g}, are rounded away; {remedy}")
 
     def _check(self, sizes: list[Tensor]) -> None:
         """One reading of all sums, since on a GPU each reading waits: NaN and infinities stop, an empty layer warns."""
