@@ -1,7 +1,8 @@
 """Helpers that train a factored model, and the baselines that train a dense one; each is called from the user's loop.
 
-``BlockSparsity`` drives whole blocks of the factored layers to zero; ``PatternSelection`` trains several block shapes
-side by side until one is left, ``LayerwisePatternSelection`` layer by layer. On dense models ``GroupLasso``,
+``BlockSparsity`` drives whole blocks of the factored layers to zero: a target, the optimizer and the steps of the
+training are all it needs. ``PatternSelection`` trains several block shapes side by side until one is left,
+``LayerwisePatternSelection`` layer by layer. On dense models ``GroupLasso``,
 ``ElasticGroupLasso`` and ``MagnitudePruning`` do so, with the same interface: how a weight is cut (``Blocks``,
 ``Rows``, ``Columns``, ``Entries``) and what a group is charged for (``Lasso``, ``Elastic``) are two axes that compose.
 Strengths are numbers or schedules (``Constant``, ``Stepped``, ``Linear``, ``Cosine``); ``History`` keeps what a penalty

@@ -25,7 +25,8 @@ class GroupLasso(Penalty):
     ``groups`` is one way to cut every ``nn.Linear`` (``Blocks(m2, n2)``, ``Rows()``, ``Columns()``, ``Entries()``), or
     a mapping from names or globs to such, which may name any weight. ``shrinkage`` is what a group is charged for:
     any of them goes with any groups. One step shrinks every norm by learning rate times strength. ``strength``,
-    ``target`` and ``optimizer``, and the loop around them: as :class:`BlockSparsity`'s.
+    ``target`` and ``optimizer``, and the loop around them: as :class:`BlockSparsity`'s. With ``steps``, the optimizer's
+    steps of the whole training, it shrinks towards the target for four tenths of them, then freezes by itself.
 
     Train with SGD: Adam's steps are about ``lr`` long whatever the gradient, so it weighs the shrinking against signs.
     Linear 10x784 on MNIST, 86.5% of the 2x2 blocks zero, frozen at 0.4 of 10 epochs, one seed: 84.98 and 86.07 under

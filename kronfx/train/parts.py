@@ -79,9 +79,9 @@ class FactoredPart:
     def present(self) -> Tensor:
         """The blocks that are not gone: those alive, and, of a map that starts as zero (all of its ``A`` or of its
         ``B``), those whose ``S`` is not zero: it has no block yet, and is about to grow them."""
-        layer = self.layer
-        begun = layer.A.ne(0).flatten(-3).any(dim=-1) & layer.B.ne(0).flatten(-3).any(dim=-1)
-        waits = whole(layer.S.ne(0) & ~begun[..., None, None]).flatten()
+        S, A, B = (whole(factor.detach()) for factor in (self.layer.S, self.layer.A, self.layer.B))
+        begun = A.ne(0).flatten(-3).any(dim=-1) & B.ne(0).flatten(-3).any(dim=-1)
+        waits = (S.ne(0) & ~begun[..., None, None]).flatten()
         return self.alive() | waits
 
     def within(self, model: nn.Module) -> FactoredPart | None:
