@@ -6,7 +6,6 @@ before it deploys; the stages themselves never import one another, so this is th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from typing_extensions import TypedDict, Unpack
 from kronfx import deploy, records
 from kronfx import graph as graph_stage
 from kronfx.energy import Energies
-from kronfx.errors import ExportError, FactorizeError, PlanError
+from kronfx.errors import ExportError, FactorizeError, PlanError, warn
 from kronfx.graph.swap import copied
-from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, require_module
+from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, full_precision, require_module
 from kronfx.planner import BlockWish, Limit, Names, Overrides, Pair, RankWish, ZeroStart, plan_sites
 
 
@@ -50,6 +49,7 @@ class PlanOptions(TypedDict, total=False):
 ZERO_START: ZeroStart = "residual"
 
 
+@full_precision()
 def plan(
     model: nn.Module,
     *,
@@ -144,6 +144,7 @@ def plan(
     )
 
 
+@full_precision()
 def factorize(
     model: nn.Module,
     plan: records.Plan | None = None,
@@ -162,6 +163,7 @@ def factorize(
     PlanError, FactorizeError.
     """
     require_module(model, FactorizeError)
+    graph_stage.require_unshared(model, FactorizeError)
     if plan is not None and plan_options:
         raise FactorizeError(
             "",
@@ -176,7 +178,7 @@ def factorize(
     rewritten = graph_stage.factorize(model, plan, init, inplace)
     if not plan.choices:
         reasons = {refusal.reason for refusal in plan.refusals} or {"the model has no weight of two or more dimensions"}
-        warnings.warn(f"kronfx.factorize rewrote nothing: {'; '.join(sorted(reasons))}", stacklevel=2)
+        warn(f"kronfx.factorize rewrote nothing: {'; '.join(sorted(reasons))}")
     return rewritten
 
 
@@ -191,6 +193,7 @@ def _trained(plan_options: PlanOptions) -> PlanOptions:
 _plan = plan  # the verb, where a parameter of factorize has its name
 
 
+@full_precision()
 def export_onnx(
     model: nn.Module,
     path: str | Path,

@@ -1,4 +1,4 @@
-"""What kronfx raises: one sentence a person can act on, one class a stage.
+"""What kronfx raises and warns of: one sentence a person can act on, one class a stage.
 
 Every message reads ``<stage>: <where>: <what was found>; needed <what>; <what to do>``, where
 ``<where>`` names the site and its shape (``fc1 (120x400)``) whenever one is to blame.
@@ -6,7 +6,13 @@ Every message reads ``<stage>: <where>: <what was found>; needed <what>; <what t
 
 from __future__ import annotations
 
+import sys
+import warnings
+from types import FrameType
 from typing import ClassVar
+
+# Packages whose frames are not the user's, though they may stand between the user's line and ours.
+BETWEEN = {"kronfx", "torch", "contextlib", "accelerate", "lightning", "transformers"}
 
 
 class KronfxError(Exception):
@@ -83,3 +89,17 @@ class InspectError(KronfxError):
     """There is nothing here that kronfx can describe."""
 
     stage = "inspect"
+
+
+def warn(sentence: str) -> None:
+    """Warn at the user's line, the innermost one in nobody's package but theirs: Python then says it once a line."""
+    frame = sys._getframe(1)
+    while _package(frame) in BETWEEN and frame.f_back is not None:
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    module = str(frame.f_globals.get("__name__"))
+    warnings.warn_explicit(sentence, UserWarning, frame.f_code.co_filename, frame.f_lineno, module, registry)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]

@@ -15,13 +15,11 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from kronfx import deploy
-from kronfx.layers import BlockSparseLinear, KroneckerLinear
+from kronfx.layers import BlockSparseLinear, FoldedWeight, KroneckerLinear, folded_layers
 from kronfx.records import Evaluation, KroneckerShape
 
 
-def folded(
-    m: int, n: int, block: tuple[int, int], zero: float = 0.9, seed: int = 0, bias: bool = True
-) -> BlockSparseLinear:
+def folded(m: int, n: int, block: tuple[int, int], zero: float = 0.9, seed: int = 0, bias: bool = True) -> nn.Linear:
     """A folded layer with the given share of its blocks exactly zero."""
     generator = torch.Generator().manual_seed(seed)
     shape = KroneckerShape(m // block[0], n // block[1], *block)
@@ -70,13 +68,13 @@ def mlp() -> nn.Sequential:
 
 def needed_bytes(model: nn.Module) -> int:
     """Entries that a file cannot do without: those of surviving blocks and of everything that is not folded."""
-    sparse = [layer for layer in model.modules() if isinstance(layer, BlockSparseLinear)]
-    ids = {id(layer.weight) for layer in sparse}
-    rest = sum(p.nbytes for p in model.parameters() if id(p) not in ids)
-    return rest + sum((layer.shape.blocks - layer.zero_blocks()) * block_bytes(layer) for layer in sparse)
+    sparse = folded_layers(model).values()
+    starts = {layer.weight.data_ptr() for layer in sparse}
+    rest = sum(p.nbytes for p in model.parameters() if p.data_ptr() not in starts)
+    return rest + sum((layer.blocks - layer.zero_blocks()) * block_bytes(layer) for layer in sparse)
 
 
-def block_bytes(layer: BlockSparseLinear) -> int:
+def block_bytes(layer: FoldedWeight) -> int:
     m2, n2 = layer.shape.block
     return m2 * n2 * layer.weight.element_size()
 

@@ -310,7 +310,7 @@ def test_repr_says_what_it_is() -> None:
 # The folded layer.
 
 
-def _folded(bias: bool = True) -> BlockSparseLinear:
+def _folded(bias: bool = True) -> nn.Linear:
     layer = _layer(bias=bias)
     return BlockSparseLinear(layer.weight, layer.bias, SHAPE)
 
@@ -318,7 +318,9 @@ def _folded(bias: bool = True) -> BlockSparseLinear:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_folded_layer_is_a_linear_layer_of_the_same_weight(bias: bool) -> None:
     layer, folded = _layer(bias=bias), _folded(bias)
-    assert isinstance(folded, nn.Linear)
+    assert type(folded) is nn.Linear
+    assert isinstance(folded, BlockSparseLinear)
+    assert not isinstance(nn.Linear(8, 15), BlockSparseLinear)
     assert (folded.in_features, folded.out_features) == (8, 15)
     assert torch.equal(folded.weight, layer.weight)
     assert list(folded.state_dict()) == list(nn.Linear(8, 15, bias=bias).state_dict())
@@ -350,12 +352,19 @@ def test_a_folded_layer_round_trips() -> None:
     linear.load_state_dict(folded.state_dict())
     for twin in (pickle.loads(pickle.dumps(folded)), copy.deepcopy(folded), linear):
         assert torch.equal(twin(x), folded(x))
-    assert copy.deepcopy(folded).shape == pickle.loads(pickle.dumps(folded)).shape == SHAPE
+    for twin in (pickle.loads(pickle.dumps(folded)), copy.deepcopy(folded)):
+        assert folded_layers(twin)["weight"].shape == SHAPE
     assert folded.half()(x.half()).dtype == torch.float16
 
 
-def test_a_folded_layer_says_its_grid() -> None:
-    assert repr(_folded()) == "BlockSparseLinear(in_features=8, out_features=15, bias=True, blocks=3x4 of 5x2)"
+def test_a_weight_of_another_size_has_lost_its_grid() -> None:
+    folded = _folded()
+    folded.weight = nn.Parameter(folded.weight.detach()[:11])  # on the padded grid of the same number of blocks
+    assert folded_layers(folded)["weight"].shape == SHAPE
+    folded.weight = nn.Parameter(folded.weight.detach()[:10])
+    assert folded_layers(folded) == {}
+    del folded.weight
+    assert folded_layers(folded) == {}
 
 
 # Both, inside a model.

@@ -163,7 +163,7 @@ def test_candidates_may_reach_beyond_the_layer_each_by_its_own(tmp_path: Path) -
     torch.testing.assert_close(model(x), (x @ W.T + dense[0].bias).detach(), rtol=1e-5, atol=1e-5)
     folded = kx.fold(model)
     torch.testing.assert_close(folded[0].weight.detach(), W, rtol=1e-5, atol=1e-6)
-    assert folded[0].shape == KroneckerShape(53, 37, 1, 1)
+    assert folded_layers(folded)["0"].shape == KroneckerShape(53, 37, 1, 1)
     kx.save(model, tmp_path / "saved")
     assert torch.equal(kx.load(nn.Sequential(nn.Linear(37, 53)), tmp_path / "saved").eval()(x), model(x))
     kx.export_onnx(model, tmp_path / "m.onnx", x)

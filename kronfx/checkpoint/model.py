@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kronfx.checkpoint.folder import FoldedGrid, Saved, destination, few, read_folder, write_folder
 from kronfx.errors import CheckpointError, KronfxError
 from kronfx.files import PathLike
-from kronfx.graph import factorize, fold_sites
+from kronfx.graph import factorize, fold_sites, require_unshared
 from kronfx.graph.fold import graphs, subgraphs
 from kronfx.layers import (
     KroneckerConv,
@@ -21,12 +21,15 @@ from kronfx.layers import (
     candidates_of,
     factored_sites,
     folded_layers,
+    full_precision,
     kronecker_layers,
     require_module,
+    user_name,
 )
 from kronfx.records import Choice, Plan, Site
 
 
+@full_precision()
 def save(model: nn.Module, folder: PathLike) -> Path:
     """Write a factored, folded or untouched model's ``state_dict`` and what was rewritten; returns the folder.
 
@@ -45,6 +48,7 @@ def save(model: nn.Module, folder: PathLike) -> Path:
     return target
 
 
+@full_precision()
 def load(model: nn.Module, folder: PathLike) -> nn.Module:
     """The saved model: a freshly built dense ``model`` of its class, rewritten as the saved one was, its values in.
 
@@ -53,6 +57,7 @@ def load(model: nn.Module, folder: PathLike) -> nn.Module:
     saved model's; mode, hooks and ``requires_grad`` are ``model``'s. Raises CheckpointError.
     """
     require_module(model, CheckpointError)
+    require_unshared(model, CheckpointError)
     saved = read_folder(Path(folder))
     loaded = _rewritten(model, saved)
     _fill(loaded, saved)
@@ -79,7 +84,7 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     tied: dict[str, str] = {}
     first: dict[object, str] = {}
     storages: set[int] = set()
-    for name, value in model.state_dict(keep_vars=True).items():
+    for name, value in _state(model).items():
         _require_storable(name, value)
         root = first.setdefault(_identity(value), name)
         if root != name:
@@ -92,6 +97,11 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         storages.add(storage.data_ptr())
         kept[name] = tensor
     return kept, tied
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The ``state_dict`` by the user's names, whatever wraps the model."""
+    return {user_name(model, path): value for path, value in model.state_dict(keep_vars=True).items()}
 
 
 def _identity(value: Tensor) -> object:
@@ -145,7 +155,7 @@ def _require_kinds(rewritten: nn.Module, plan: Plan) -> None:
 
 def _fill(model: nn.Module, saved: Saved) -> None:
     """The saved values into the rewritten model, all of them and nothing else."""
-    wanted: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    wanted = _state(model)
     wrong = list(_mismatches(wanted, saved))
     if wrong:
         remedy = "build the model as it was when it was saved"
@@ -154,7 +164,7 @@ def _fill(model: nn.Module, saved: Saved) -> None:
     values = {name: saved.tensors[saved.root(name)] for name in wanted}
     if unborn:  # memory of its own: where a file's tensors start is not where fast kernels want them
         values = {name: value.to(wanted[name].dtype, copy=True) for name, value in values.items()}
-    model.load_state_dict(values, assign=unborn)
+    model.load_state_dict({path: values[user_name(model, path)] for path in model.state_dict()}, assign=unborn)
     _tie(model, saved.tied)
     held = (*model.named_parameters(), *model.named_buffers())
     left = [name for name, value in held if value.is_meta]
@@ -189,11 +199,11 @@ def _mismatches(wanted: Mapping[str, Tensor], saved: Saved) -> Iterator[str]:
 def _tie(model: nn.Module, tied: Mapping[str, str]) -> None:
     """One tensor under all its names, where the class itself has not seen to it."""
     for named in (model.named_parameters, model.named_buffers):
-        held: dict[str, Tensor] = dict(named(remove_duplicate=False))
+        held = {user_name(model, path): (path, value) for path, value in named(remove_duplicate=False)}
         for name, root in tied.items():
-            if name in held and root in held and _identity(held[name]) != _identity(held[root]):
-                holder, _, attribute = name.rpartition(".")
-                setattr(model.get_submodule(holder), attribute, held[root])
+            if name in held and root in held and _identity(held[name][1]) != _identity(held[root][1]):
+                holder, _, attribute = held[name][0].rpartition(".")
+                setattr(model.get_submodule(holder), attribute, held[root][1])
 
 
 def _dims(value: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from kronfx.deploy.verify import TOLERANCES, VARIES, Answer, mismatch
 from kronfx.deploy.write import stripped
 from kronfx.errors import ExportError
 from kronfx.files import destination
-from kronfx.layers import Factors, folded_layers, kronecker_layers, require_module
+from kronfx.layers import Factors, deep_copy, folded_layers, kronecker_layers, require_module
 from kronfx.records import Evaluation, Site
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -134,7 +133,7 @@ def _require_values(model: nn.Module) -> None:
 
 def _eval_copy(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model).eval()
+        return deep_copy(model).eval()
     except Exception as error:  # a model may hold anything
         found = f"the model cannot be copied ({reason(error)})"
         remedy = "drop what its modules hold besides parameters, buffers and plain values"

@@ -5,6 +5,19 @@ from kronfx.graph.bsr import to_bsr
 from kronfx.graph.discover import Discovery, Match, discover
 from kronfx.graph.factorize import Init, factorize
 from kronfx.graph.fold import fold, fold_sites
+from kronfx.graph.unfit import require_unshared
 from kronfx.graph.whole import graph
 
-__all__ = ["Discovery", "Init", "Match", "branches", "discover", "factorize", "fold", "fold_sites", "graph", "to_bsr"]
+__all__ = [
+    "Discovery",
+    "Init",
+    "Match",
+    "branches",
+    "discover",
+    "factorize",
+    "fold",
+    "fold_sites",
+    "graph",
+    "require_unshared",
+    "to_bsr",
+]

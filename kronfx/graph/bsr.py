@@ -6,13 +6,14 @@ from torch import nn
 
 from kronfx.errors import FoldError
 from kronfx.graph.swap import copied, swap
-from kronfx.layers import BlockSparseLinear, kronecker_layers, require_module, site_name
+from kronfx.layers import full_precision, kronecker_layers, named_modules, released, require_module, site_name
 from kronfx.layers.bsr import BsrLinear
 
 # In evaluation mode their forward hands their children's weights to one fused operator, which takes dense ones only.
 READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
+@full_precision()
 def to_bsr(folded: nn.Module, *, inplace: bool = False) -> nn.Module:
     """Let every folded linear layer hold, and compute with, the surviving blocks of its weight only.
 
@@ -30,22 +31,23 @@ def to_bsr(folded: nn.Module, *, inplace: bool = False) -> nn.Module:
         raise FoldError("", f"{found} in this model", "a model that kronfx.fold returned", remedy)
     for name, layer in layers.items():
         if layer.weight.is_meta:
-            where = f"{name} ({layer.shape.m}x{layer.shape.n})"
+            where = f"{name} ({layer.out_features}x{layer.in_features})"
             raise FoldError(where, "a weight on the meta device", "values to look for zero blocks in", "load it first")
     model = folded if inplace else copied(folded, FoldError)
     return swap(model, {layer: BsrLinear(layer) for layer in _convertible(model).values()})
 
 
-def _convertible(model: nn.Module) -> dict[str, BlockSparseLinear]:
+def _convertible(model: nn.Module) -> dict[str, nn.Linear]:
     """Folded linear layers that are called, by the names of their sites."""
     read = {child for owner in model.modules() if isinstance(owner, READERS) for child in owner.children()}
     return {
         site_name(path): module
-        for path, module in model.named_modules()
-        if isinstance(module, BlockSparseLinear) and module not in read and _fits(module)
+        for path, module in named_modules(model)
+        if isinstance(module, nn.Linear) and module not in read and _fits(module)
     }
 
 
-def _fits(layer: BlockSparseLinear) -> bool:
-    """torch's format has no blocks that reach beyond the matrix, as those of a padded grid do."""
-    return tuple(layer.weight.shape) == (layer.shape.m, layer.shape.n)
+def _fits(layer: nn.Linear) -> bool:
+    """Folded, and on no padded grid: torch's format has no blocks that reach beyond the matrix."""
+    folded = released(layer).get("weight")
+    return folded is not None and tuple(folded.weight.shape) == (folded.shape.m, folded.shape.n)

@@ -4,21 +4,19 @@ reason."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from kronfx.graph.normalize import Linear, canonical, transposes
 from kronfx.graph.source import ASKING, LinearUse, linear_use
 from kronfx.graph.trace import Untraceable, trace_owner
-from kronfx.layers import Convolution, KroneckerLinear, site_name
+from kronfx.graph.unfit import surroundings, unfit, unread
+from kronfx.layers import Convolution, KroneckerLinear, named_modules, site_name
 from kronfx.records import Refusal, Site
-
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def discover(model: nn.Module, untie: bool = False) -> Discovery:
     ``untie`` accepts that a weight which several modules share becomes one weight each.
     """
     weights = list(_weights(model))
-    tied = {} if untie else _tied(weights)
+    tied, around = {} if untie else _tied(weights), surroundings(model)
     holders: dict[nn.Parameter, list[str]] = {}
     for weight in weights:
         holders.setdefault(weight.parameter, []).append(weight.path)
@@ -124,7 +122,7 @@ def discover(model: nn.Module, untie: bool = False) -> Discovery:
     matches: list[Match] = []
     refusals: list[Refusal] = []
     for weight in weights:
-        found: Match | str | None = _unfit(weight, tied)
+        found: Match | str | None = _unfit(weight, tied, around)
         if found is None:
             if id(weight.owner) not in graphs:
                 graphs[id(weight.owner)] = trace_owner(weight.owner)
@@ -134,7 +132,7 @@ def discover(model: nn.Module, untie: bool = False) -> Discovery:
         else:
             dims = () if _is_lazy(weight.parameter) else tuple(weight.parameter.shape)
             refusals.append(Refusal(site_name(weight.path), type(weight.owner).__name__, dims, str(found)))
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         if isinstance(module, KroneckerLinear):
             dims = (module.out_features, module.in_features)
             refusals.append(Refusal(site_name(path), type(module).__name__, dims, "already factored"))
@@ -161,7 +159,7 @@ def _weights(model: nn.Module) -> Iterator[_Weight]:
             for target in (str(node.target) for node in module.graph.nodes if node.op == "get_attr"):
                 holder, _, name = target.rpartition(".")
                 readers[id(module.get_submodule(holder)), name] = module, target
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if isinstance(module, KroneckerLinear):
             continue
         for name, parameter in module.named_parameters(recurse=False):
@@ -179,13 +177,18 @@ def _tied(weights: list[_Weight]) -> dict[str, str]:
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     for weight in weights:
-        address = 0 if _is_lazy(weight.parameter) or weight.parameter.is_meta else weight.parameter.data_ptr()
-        key = address or id(weight.parameter)
+        key = _address(weight.parameter) or id(weight.parameter)
         if key in first:
             tied[weight.path] = first[key]
             tied.setdefault(first[key], weight.path)
         first.setdefault(key, weight.path)
     return tied
+
+
+def _address(parameter: nn.Parameter) -> int:
+    """Where its values start; 0 of what has none there (meta, lazy, sparse, packed)."""
+    plain = type(parameter) is nn.Parameter and parameter.layout is torch.strided and not parameter.is_meta
+    return parameter.data_ptr() if plain else 0
 
 
 def _sharing(match: Match, paths: list[str]) -> Match:
@@ -195,17 +198,12 @@ def _sharing(match: Match, paths: list[str]) -> Match:
     return replace(match, site=replace(match.site, shared=site_name(paths[0]), sharers=len(paths)))
 
 
-def _unfit(weight: _Weight, tied: dict[str, str]) -> str | None:
+def _unfit(weight: _Weight, tied: Mapping[str, str], around: Mapping[nn.Module, str]) -> str | None:
     """What is wrong with the weight itself, before anyone looks at how it is used."""
-    if _is_lazy(weight.parameter):
-        return "uninitialized: run one forward pass first"
-    if weight.path in tied:
+    reason = unfit(weight.owner, weight.target, weight.parameter, around)
+    if reason is None and weight.path in tied:
         return f"tied to {tied[weight.path]}: factors of one would not be the other's (untie=True accepts that)"
-    if isinstance(weight.owner, ParametrizationList):
-        return "a parametrization computes the layer's weight from it: remove the parametrization first"
-    if weight.parameter.dtype not in FLOATS:
-        return f"dtype {str(weight.parameter.dtype).removeprefix('torch.')} is not a floating type kronfx computes in"
-    return None
+    return reason
 
 
 def _match(weight: _Weight, graph: fx.GraphModule | Untraceable) -> Match | str:
@@ -215,7 +213,7 @@ def _match(weight: _Weight, graph: fx.GraphModule | Untraceable) -> Match | str:
     reads = [n for n in graph.graph.nodes if n.op == "get_attr" and n.target == weight.target]
     users = [use for read in reads for user in read.users for use in (user.users if transposes(user) else (user,))]
     if not users:
-        return "its owner's forward never reads it"
+        return unread(weight.owner)
     if len(users) > 1:
         reason = f"used {len(users)} times in its owner's forward: one set of factors could not serve each use"
         return _adoption(weight, reason) if any(map(_asks, users)) else reason

@@ -24,6 +24,7 @@ from kronfx.layers import (
     factored_sites,
     factored_weights,
     folded_layers,
+    full_precision,
     release,
     require_module,
     respelled,
@@ -31,6 +32,7 @@ from kronfx.layers import (
 from kronfx.records import KroneckerShape
 
 
+@full_precision()
 def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> nn.Module:
     """Multiply the trained factors out into block-sparse weights ``W = sum_i (S * A_i) kron B_i``: the reverse pass.
 

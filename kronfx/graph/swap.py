@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import nn
 
 from kronfx.errors import KronfxError
+from kronfx.layers import deep_copy
 
 _HOOKS = (
     "_forward_hooks",
@@ -23,7 +23,7 @@ _HOOKS = (
 def copied(model: nn.Module, error: type[KronfxError]) -> nn.Module:
     """A deep copy of the model. Raises ``error`` where it has none (a model in FSDP2's shards, say)."""
     try:
-        return copy.deepcopy(model)
+        return deep_copy(model)
     except Exception as cause:  # a model may hold anything
         found = f"a model that copy.deepcopy cannot copy ({cause})"
         remedy = "gather its state into a fresh model first (or pass inplace=True, where that is an option)"

@@ -11,7 +11,7 @@ from kronfx.errors import GraphError
 from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION, MARK_FEATURES
 from kronfx.graph.modes import ModeConstant
 from kronfx.graph.trace import stopping_line
-from kronfx.layers import FOLDED, KroneckerConv, KroneckerLinear, site_name
+from kronfx.layers import FOLDED, KroneckerConv, KroneckerLinear, full_precision, site_name
 
 
 class _WholeTracer(fx.Tracer):
@@ -44,6 +44,7 @@ class _WholeTracer(fx.Tracer):
         return node
 
 
+@full_precision()
 def graph(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
     """One GraphModule of the model that shares its parameters; nodes of a Kronecker subgraph carry
     ``node.meta["kronfx"]``, the name of their site.

@@ -6,9 +6,10 @@ a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict
 ``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
-from kronfx.layers.adopted import adopt, factored_weights, release, released, respell, respelled
+from kronfx.layers.adopted import adopt, factored_weights, release, respell, respelled
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, candidates_of
-from kronfx.layers.convolution import BlockSparseConv, Convolution, KroneckerConv, block_sparse_conv
+from kronfx.layers.convolution import Convolution, KroneckerConv
+from kronfx.layers.copies import deep_copy
 from kronfx.layers.find import (
     FOLDED,
     factored_sites,
@@ -19,7 +20,10 @@ from kronfx.layers.find import (
     site_name,
     sparsity,
 )
-from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, block_sparse_conv, released
+from kronfx.layers.linear import Factors, KroneckerLinear
+from kronfx.layers.names import named_modules, named_parameters, unwrapped, user_name, wrapped
+from kronfx.layers.precision import full_precision
 
 __all__ = [
     "CHILD",
@@ -36,11 +40,15 @@ __all__ = [
     "adopt",
     "block_sparse_conv",
     "candidates_of",
+    "deep_copy",
     "factored_sites",
     "factored_weights",
     "factors",
     "folded_layers",
+    "full_precision",
     "kronecker_layers",
+    "named_modules",
+    "named_parameters",
     "release",
     "released",
     "require_module",
@@ -48,4 +56,7 @@ __all__ = [
     "respelled",
     "site_name",
     "sparsity",
+    "unwrapped",
+    "user_name",
+    "wrapped",
 ]

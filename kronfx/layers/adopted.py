@@ -16,12 +16,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
-from kronfx.layers.linear import FoldedWeight, KroneckerLinear
-from kronfx.records import KroneckerShape
+from kronfx.layers.folded import GRIDS
+from kronfx.layers.linear import KroneckerLinear
 
 Names = tuple[tuple[str, bool], ...]  # of the properties, and whether the owner stores the weight transposed
-
-GRIDS = "kronecker_grids"
 
 
 def adopt(owner: nn.Module, name: str, layer: FactoredLayer, transposed: bool) -> None:
@@ -63,17 +61,6 @@ def release(owner: nn.Module, name: str, W: Tensor) -> None:
     value = W.detach().mT.contiguous() if transposed else W.detach().clone()
     owner.register_parameter(name, nn.Parameter(value, requires_grad=W.requires_grad))
     vars(owner).setdefault(GRIDS, {})[name] = layer.shape, transposed, convolution is not None
-
-
-def released(owner: nn.Module) -> dict[str, FoldedWeight]:
-    """The folded weights of an owner, by their names in it."""
-    grids: dict[str, tuple[KroneckerShape, bool, bool]] = vars(owner).get(GRIDS, {})
-    found = {}
-    for name, (shape, transposed, is_convolution) in grids.items():
-        weight = getattr(owner, name).detach()
-        W = weight.mT if transposed else weight
-        found[name] = FoldedWeight(W.flatten(1) if is_convolution else W, shape)
-    return found
 
 
 def factored_weights(owner: nn.Module) -> dict[str, FactoredLayer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kronfx.layers.linear import BlockSparseLinear
+from kronfx.layers.folded import released
 from kronfx.records import KroneckerShape
 
 
@@ -27,10 +27,10 @@ class BsrLinear(nn.Module):
     crow_indices: Tensor
     col_indices: Tensor
 
-    def __init__(self, layer: BlockSparseLinear) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        W = layer.weight.detach().to_sparse_bsr(layer.shape.block)
-        self.shape: KroneckerShape = layer.shape
+        self.shape: KroneckerShape = released(layer)["weight"].shape
+        W = layer.weight.detach().to_sparse_bsr(self.shape.block)
         self.values = nn.Parameter(W.values(), requires_grad=layer.weight.requires_grad)
         self.register_buffer("crow_indices", W.crow_indices())
         self.register_buffer("col_indices", W.col_indices())

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kronfx import kron
-from kronfx.layers.linear import FoldedWeight, KroneckerLinear
+from kronfx.layers.linear import KroneckerLinear
 from kronfx.records import Evaluation, KroneckerShape
 
 Sizes = tuple[int, ...]
@@ -86,43 +86,3 @@ class KroneckerConv(KroneckerLinear):
         return (
             f"{super().extra_repr()}, kernel={c.kernel}, stride={c.stride}, padding={c.padding}, dilation={c.dilation}"
         )
-
-
-class BlockSparseConv(nn.modules.conv._ConvNd):
-    """A folded convolution: an ordinary ``nn.Conv1d/2d/3d`` that knows the block grid of its unrolled weight."""
-
-    shape: KroneckerShape
-
-    @property
-    def folded(self) -> FoldedWeight:
-        """The unrolled weight ``[m, channels taps]`` on its block grid."""
-        return FoldedWeight(self.weight.detach().flatten(1), self.shape)
-
-
-class BlockSparseConv1d(BlockSparseConv, nn.Conv1d):
-    """A folded ``nn.Conv1d``."""
-
-
-class BlockSparseConv2d(BlockSparseConv, nn.Conv2d):
-    """A folded ``nn.Conv2d``."""
-
-
-class BlockSparseConv3d(BlockSparseConv, nn.Conv3d):
-    """A folded ``nn.Conv3d``."""
-
-
-_BUILD: dict[int, Callable[..., BlockSparseConv]] = {1: BlockSparseConv1d, 2: BlockSparseConv2d, 3: BlockSparseConv3d}
-
-
-def block_sparse_conv(
-    W: Tensor, bias: Tensor | None, shape: KroneckerShape, convolution: Convolution
-) -> BlockSparseConv:
-    """The convolution of the unrolled ``W [m, channels taps]``, as a module that knows its block grid."""
-    c, weight = convolution, W.unflatten(-1, (-1, *convolution.kernel))
-    options = {"stride": c.stride, "padding": c.padding, "dilation": c.dilation, "bias": bias is not None}
-    layer = _BUILD[len(c.kernel)](weight.shape[1], shape.m, c.kernel, **options, device="meta")
-    layer.shape = shape
-    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=W.requires_grad)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-    return layer

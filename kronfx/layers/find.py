@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from kronfx.errors import KronfxError
-from kronfx.layers.adopted import released
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
-from kronfx.layers.convolution import BlockSparseConv
-from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, released
+from kronfx.layers.linear import Factors, KroneckerLinear
+from kronfx.layers.names import named_modules
 
 FOLDED = (BlockSparseLinear, BlockSparseConv)
 
@@ -23,7 +23,7 @@ def factored_sites(model: nn.Module) -> dict[str, FactoredLayer]:
     """What stands at every factored site, by its name: a factored layer, or candidates for one."""
     found: dict[str, FactoredLayer] = {}
     candidates: set[nn.Module] = set()
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         if isinstance(module, KroneckerCandidates):
             candidates.update(module.candidates)
         if isinstance(module, (KroneckerLinear, KroneckerCandidates)) and module not in candidates:
@@ -35,17 +35,15 @@ def kronecker_layers(model: nn.Module) -> dict[str, KroneckerLinear]:
     """Every factored layer of a model, convolutions and stacks too, by the name of its site; candidates for a site
     ``fc`` are layers of their own, ``fc.0``, ``fc.1``, ..., whose weights add up.
     """
-    return {site_name(path): m for path, m in model.named_modules() if isinstance(m, KroneckerLinear)}
+    return {site_name(path): m for path, m in named_modules(model) if isinstance(m, KroneckerLinear)}
 
 
 def folded_layers(model: nn.Module) -> dict[str, FoldedWeight]:
     """Every folded weight of a model by the name of its site."""
     found: dict[str, FoldedWeight] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, FOLDED):
-            found[site_name(path)] = module.folded
+    for path, module in named_modules(model):
         for name, weight in released(module).items():
-            found[site_name(f"{path}.{name}" if path else name)] = weight
+            found[site_name(path if name == "weight" else f"{path}.{name}".removeprefix("."))] = weight
     return found
 
 

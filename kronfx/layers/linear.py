@@ -181,54 +181,6 @@ class KroneckerLinear(nn.Module):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FoldedWeight:
-    """A block-sparse ``W [..., m, n]`` and its grid; of a convolution the unrolled ``[m, channels taps]``.
-
-    The last blocks of a padded grid reach beyond ``W``.
-    """
-
-    weight: Tensor
-    shape: KroneckerShape
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks it has."""
-        return self.weight.shape[:-2].numel() * self.shape.blocks
-
-    def zero_blocks(self) -> int:
-        """How many of them are exactly zero."""
-        return self.blocks - int(kron.block_mask(self.weight, self.shape).sum())
-
-
-class BlockSparseLinear(nn.Linear):
-    """A folded layer: an ordinary ``nn.Linear`` that knows its block grid.
-
-    The weight is stored dense, zero blocks and all: its ``state_dict`` is the original dense layer's, and torch's
-    dense product is the fastest one it has at these sizes. The export stores the surviving blocks only.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, shape: KroneckerShape) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        self.shape = shape
-        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
-        if bias is not None:
-            self.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-
-    @property
-    def folded(self) -> FoldedWeight:
-        """The weight on its block grid."""
-        return FoldedWeight(self.weight.detach(), self.shape)
-
-    def zero_blocks(self) -> int:
-        """How many blocks of ``W`` are exactly zero."""
-        return self.folded.zero_blocks()
-
-    def extra_repr(self) -> str:
-        """``nn.Linear``'s, with the block grid."""
-        return f"{super().extra_repr()}, blocks={self.shape}"
-
-
 def _normal(factor: Tensor, dtype: torch.dtype) -> Tensor:
     """Normal numbers in the factor's shape, none of them zero.
 

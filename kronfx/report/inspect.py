@@ -10,11 +10,12 @@ from torch import nn
 from kronfx import deploy
 from kronfx.errors import InspectError
 from kronfx.graph.discover import discover
-from kronfx.layers import FOLDED, folded_layers, kronecker_layers
+from kronfx.layers import FOLDED, folded_layers, full_precision, kronecker_layers
 from kronfx.records import Plan
 from kronfx.report.report import Layer, Report
 
 
+@full_precision()
 def inspect(subject: nn.Module | Plan | str | os.PathLike[str]) -> Report:
     """Look at a plan, a model (dense, factored, folded or mixed) or an ONNX file: one row a linear map.
 
@@ -93,7 +94,8 @@ def _of_model(model: nn.Module) -> Report:
         for match in found.matches
         if not (isinstance(match.owner, FOLDED) or match.site.name in folded_names)
     ]
-    refusals = tuple(refusal for refusal in found.refusals if refusal.reason != "already factored")
+    shown = folded_names | {layer.site for layer in factored}
+    refusals = tuple(refusal for refusal in found.refusals if refusal.site not in shown)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Report(type(model).__name__, (*factored, *folded, *dense), refusals, parameters=trainable)
 

@@ -63,8 +63,9 @@ from torch import Tensor, nn
 from kronfx.errors import TrainError
 from kronfx.layers import kronecker_layers, require_module
 from kronfx.train.loop import Loop
+from kronfx.train.part import trained
 from kronfx.train.parts import FactoredPart
-from kronfx.train.penalty import Penalty, trained
+from kronfx.train.penalty import Penalty
 from kronfx.train.ramp import END, Ramp
 from kronfx.train.schedules import Schedule
 from kronfx.train.sensitivity import Sensitivity

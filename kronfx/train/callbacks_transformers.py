@@ -16,6 +16,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from kronfx.errors import warn
 from kronfx.train.driver import SparsityDriver
 from kronfx.train.schedules import Schedule
 from kronfx.train.target import Target
@@ -33,6 +34,7 @@ class BlockSparsityCallback(TrainerCallback):
     every log, hence into ``trainer.state.log_history``. A checkpoint keeps the state (``block_sparsity.safetensors``):
     a training that is resumed from one in its own ``output_dir`` comes to the same numbers. Resumed from elsewhere the
     closed loop goes on from the strength in the log, and the ramp from its place, its blocks weighed anew.
+    With ``load_best_model_at_end`` the best model is the best of those that have the target's zeros.
     A logger that the Trainer put in front of this callback reads ``log_history`` to see the figures.
     """
 
@@ -40,6 +42,7 @@ class BlockSparsityCallback(TrainerCallback):
         self, strength: float | Schedule | None = None, target: Target | None = None, freeze_at: float | None = None
     ) -> None:
         self._driver = SparsityDriver(strength, target, freeze_at)
+        self._reached, self._share = False, 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -49,6 +52,7 @@ class BlockSparsityCallback(TrainerCallback):
         if state.global_step:
             self._driver.load(_beside(args, state))
         self._driver.begin(kwargs["model"], kwargs["optimizer"], state.max_steps, state.global_step, logged)
+        self._reached = self._driver.reached
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the state into the checkpoint."""
@@ -62,6 +66,23 @@ class BlockSparsityCallback(TrainerCallback):
         """The proximal step, at the learning rate of the step just taken."""
         self._driver.step(state.global_step / max(1, state.max_steps))
 
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A metric from before the blocks went is not to be beaten: the best model is one that has the zeros."""
+        if not self._reached and self._driver.reached:
+            self._reached = True
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say so where the best model has fewer zeros than the last."""
+        share = self._driver.sparsity()
+        if share < self._share:
+            found = (
+                f"the best checkpoint, now loaded, has {share:.1%} of its blocks zero, the last had {self._share:.1%}"
+            )
+            warn(f"train: {found}; pass a target, or load_best_model_at_end=False")
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -72,6 +93,7 @@ class BlockSparsityCallback(TrainerCallback):
     ) -> None:
         """Add the figures to the log, and to the history, which has its own copy by now."""
         figures = self._driver.figures()
+        self._share = figures.get("block_sparsity", 0.0)
         if logs is not None:
             logs.update(figures)
         if state.log_history:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
 from kronfx.layers import KroneckerLinear
 
 Pattern = Mapping[str, KroneckerLinear]  # a candidate at every site it spans, by the site's name
@@ -77,7 +76,7 @@ class Contest:
         if low and not self._warned:
             self._warned = True
             text = f"train: all patterns are collapsing, the strongest has {top / self.start:.0%} of its first norm"
-            warnings.warn(f"{text}; the group term eases off: lower group or the learning rate", stacklevel=4)
+            warn(f"{text}; the group term eases off: lower group or the learning rate")
         return [pattern for pattern, norm in zip(self.patterns, norms) if norm < GONE * top]
 
     def drop(self, losers: Sequence[Pattern]) -> None:

@@ -9,11 +9,11 @@ from typing import TypeVar
 from torch import nn
 
 from kronfx.errors import TrainError
-from kronfx.layers import require_module, site_name
+from kronfx.layers import named_parameters, require_module, site_name
 from kronfx.train.groups import Groups
 from kronfx.train.names import by_name
+from kronfx.train.part import Part
 from kronfx.train.parts import DensePart
-from kronfx.train.penalty import Part
 from kronfx.train.shrinkage import Shrinkage
 
 GroupsWish = Groups | Mapping[str, Groups]
@@ -31,7 +31,7 @@ def dense_parts(model: nn.Module, groups: GroupsWish, shrinkage: Shrinkage) -> d
     require_module(model, TrainError)
     charge = _instance("shrinkage", shrinkage, "factor", "Lasso()")
     wishes = groups if isinstance(groups, Mapping) else dict.fromkeys(_linear(model), groups)
-    weights = {site_name(path): p for path, p in model.named_parameters() if p.ndim > 1}
+    weights = {site_name(path): p for path, p in named_parameters(model) if p.ndim > 1}
     if not wishes:
         raise TrainError("", "no nn.Linear in the model", "at least one", "name the weights: groups={'conv1': Rows()}")
     parts: dict[str, Part] = {}
@@ -40,14 +40,14 @@ def dense_parts(model: nn.Module, groups: GroupsWish, shrinkage: Shrinkage) -> d
         m, n = weight.shape[0], prod(weight.shape[1:])
         label = f"{name} ({m}x{n})"
         parts[name] = DensePart(
-            label, weight, _instance("groups", cut, "grid", "Blocks(2, 2)").grid(label, m, n), charge
+            name, weight, _instance("groups", cut, "grid", "Blocks(2, 2)").grid(label, m, n), charge
         )
     return parts
 
 
 def _linear(model: nn.Module) -> list[str]:
     weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    return [site_name(path) for path, parameter in model.named_parameters() if id(parameter) in weights]
+    return [site_name(path) for path, parameter in named_parameters(model) if id(parameter) in weights]
 
 
 def _instance(what: str, value: Axis, method: str, example: str) -> Axis:

@@ -63,6 +63,15 @@ class SparsityDriver:
             self._sparsity.step()
             self._maybe_freeze(progress)
 
+    @property
+    def reached(self) -> bool:
+        """Whether the zeros are those asked for."""
+        return self._sparsity is not None and self._sparsity.reached
+
+    def sparsity(self) -> float:
+        """The share of blocks that are exactly zero, as the model is now; 0 before the training begins."""
+        return 0.0 if self._sparsity is None else self._sparsity.sparsity()
+
     def figures(self) -> dict[str, float]:
         """What a log should have: the share of blocks that are exactly zero, the penalty's value, the strength (each
         layer's own, where they have targets of their own)."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
 from kronfx.train.stepper import TINY
 from kronfx.train.survivors import guarded
 from kronfx.train.target import Goal
@@ -55,7 +54,7 @@ class Loop:
             why = "a learning rate of 0" if rate <= TINY else f"learning rate {rate:.3g}, strength {self.strength:.3g}"
             text = f"train: {STALLED} steps and no more than {self.best} of {groups} groups are zero ({why})"
             remedy = "raise the learning rate of what is shrunk, or give more steps"
-            warnings.warn(f"{text}; the target {self.goal.target:g} is out of reach this way: {remedy}", stacklevel=8)
+            warn(f"{text}; the target {self.goal.target:g} is out of reach this way: {remedy}")
 
 
 def loops(goals: Mapping[str, Goal], strength: float) -> dict[str, Loop]:

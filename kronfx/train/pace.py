@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
 from kronfx.train.stepper import Stepper, holds, innermost, listen, rates_of, seek
 
 PATIENCE = 100  # optimizer steps, or values of the penalty, before a step that never comes is missed
@@ -135,13 +134,13 @@ class Pace:
                 f"train: {PATIENCE} calls of {self._what}.step() and its optimizer took no step: nothing becomes zero"
             )
             remedy = "where another optimizer trains the model by now, build it anew with that one, and load its state"
-            warnings.warn(f"{text}; {remedy}", stacklevel=5)
+            warn(f"{text}; {remedy}")
 
     def _warn_twice(self) -> None:
         if not self._twice:
             self._twice = True
             text = f"train: {self._what}.step() came twice for one gradient; the second did nothing"
-            warnings.warn(f"{text}; call it once after every optimizer.step()", stacklevel=5)
+            warn(f"{text}; call it once after every optimizer.step()")
 
 
 class _Count:
@@ -165,7 +164,7 @@ class _Count:
         if self.pending == PATIENCE and not self._ever:
             self._ever = True
             text = f"train: {PATIENCE} steps of training and {self._what}.step() was never called"
-            warnings.warn(f"{text}: nothing becomes zero; call it after every optimizer.step()", stacklevel=2)
+            warn(f"{text}: nothing becomes zero; call it after every optimizer.step()")
 
     def answered(self) -> None:
         self.pending, self._ever = 0, True

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronfx import kron
-from kronfx.layers import KroneckerLinear
+from kronfx.layers import KroneckerLinear, kronecker_layers, named_parameters, site_name
 from kronfx.records import KroneckerShape
+from kronfx.train.carry import Carry
 from kronfx.train.shrinkage import Shrinkage
 from kronfx.train.tensors import placed, whole
 
@@ -22,6 +23,7 @@ class FactoredPart:
 
     name: str
     layer: KroneckerLinear
+    carry: Carry = field(default_factory=Carry)
 
     @property
     def label(self) -> str:
@@ -46,16 +48,21 @@ class FactoredPart:
 
     def sizes(self) -> Tensor:
         """``|S|``."""
-        return whole(self.layer.S.detach()).abs().float().flatten()
+        return whole(self.carry.read("S", self.layer.S)).abs().float().flatten()
 
     def value(self) -> Tensor:
         """``||S||_1``."""
         return self.sizes().sum()
 
     def shrink(self, threshold: float) -> None:
-        """``S <- sign(S) max(|S| - threshold, 0)``, then the scale."""
-        self.layer.S.copy_(F.softshrink(self.layer.S, threshold))
-        hold_scale(self.layer)
+        """``S <- sign(S) max(|S| - threshold, 0)``, then ``S`` to a root mean square of 1: ``A`` takes the factor,
+        ``W`` stays, to rounding. An ``S`` of zeros stays."""
+        layer, carry = self.layer, self.carry
+        S = F.softshrink(carry.read("S", layer.S), threshold)
+        norm = torch.linalg.vector_norm(S)
+        factor = torch.where(norm > 0, norm / math.sqrt(S.numel()), 1)
+        carry.write("S", layer.S, S / factor)
+        carry.write("A", layer.A, carry.read("A", layer.A) * factor)
 
     def slopes(self) -> Tensor:
         """``S dL/dS``, of the last backward pass; zeros where it did not reach this layer."""
@@ -77,6 +84,11 @@ class FactoredPart:
         waits = (S.ne(0) & ~begun[..., None, None]).flatten()
         return self.alive() | waits
 
+    def within(self, model: nn.Module) -> FactoredPart | None:
+        """The same layer of another model; None where that has none."""
+        layer = kronecker_layers(model).get(self.name)
+        return None if layer is None else replace(self, layer=layer, carry=Carry())
+
     def keep(self, alive: Tensor) -> None:
         """Zero ``S`` everywhere else."""
         self.layer.S.mul_(placed(alive.unflatten(0, self.layer.S.shape), self.layer.S))
@@ -86,10 +98,16 @@ class FactoredPart:
 class DensePart:
     """The tiles of a dense weight ``W [m, n]`` (a convolution's, unrolled), charged for their Frobenius norms."""
 
-    label: str
+    name: str
     weight: nn.Parameter
     shape: KroneckerShape
     shrinkage: Shrinkage
+    carry: Carry = field(default_factory=Carry)
+
+    @property
+    def label(self) -> str:
+        """The name and the size."""
+        return f"{self.name} ({self.shape.m}x{self.shape.n})"
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -119,7 +137,9 @@ class DensePart:
 
     def shrink(self, threshold: float) -> None:
         """``W_g <- factor(||W_g||) W_g``: the proximal operator of a penalty on norms."""
-        self._scale(self.shrinkage.factor(self.sizes(), threshold))
+        factors = self._spread(self.shrinkage.factor(self.sizes(), threshold))
+        W = self.carry.read("W", self.weight)
+        self.carry.write("W", self.weight, W * placed(factors, W))
 
     def alive(self) -> Tensor:
         """The tiles with an entry that is not zero."""
@@ -131,22 +151,22 @@ class DensePart:
 
     def keep(self, alive: Tensor) -> None:
         """Zero the others."""
-        self._scale(alive)
+        self.weight.mul_(placed(self._spread(alive), self.weight))
+
+    def within(self, model: nn.Module) -> DensePart | None:
+        """The weight of that name in another model; None where it has none, or one of another size."""
+        weight = {site_name(path): parameter for path, parameter in named_parameters(model)}.get(self.name)
+        if weight is None or weight.shape != self.weight.shape:
+            return None
+        return replace(self, weight=weight, carry=Carry())
 
     def _tiles(self) -> Tensor:
         """``[m1 n1, m2 n2]``."""
         tiles: Tensor = kron.blocks_of(whole(self.weight.detach()).flatten(1), self.shape).flatten(-2).flatten(0, 1)
         return tiles
 
-    def _scale(self, factors: Tensor) -> None:
-        grid = factors.unflatten(0, (self.shape.m1, self.shape.n1))
-        factor = grid.repeat_interleave(self.shape.m2, 0).repeat_interleave(self.shape.n2, 1)
-        self.weight.mul_(placed(factor.reshape(self.weight.shape), self.weight))
-
-
-def hold_scale(layer: KroneckerLinear) -> None:
-    """``S`` to a root mean square of 1; ``A`` takes the factor, ``W`` stays, to rounding. An ``S`` of zeros stays."""
-    norm = torch.linalg.vector_norm(layer.S, dtype=torch.promote_types(layer.S.dtype, torch.float32))
-    factor = torch.where(norm > 0, norm / math.sqrt(layer.S.numel()), 1)
-    layer.S.div_(factor)
-    layer.A.mul_(factor)
+    def _spread(self, groups: Tensor) -> Tensor:
+        """``[G]`` over the entries of ``W``."""
+        grid = groups.unflatten(0, (self.shape.m1, self.shape.n1))
+        spread: Tensor = grid.repeat_interleave(self.shape.m2, 0).repeat_interleave(self.shape.n2, 1)
+        return spread.reshape(self.weight.shape)

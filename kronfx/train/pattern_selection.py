@@ -21,7 +21,6 @@ three of nine (``lr`` 0.01), the gradient was right in nine of nine (``lr`` 0.00
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
 from kronfx.layers import (
     FactoredLayer,
     KroneckerCandidates,
@@ -41,6 +40,7 @@ from kronfx.layers import (
     factored_sites,
     require_module,
 )
+from kronfx.train.carry import Carry
 from kronfx.train.contest import Contest, Pattern
 from kronfx.train.forget import forget
 from kronfx.train.pace import Pace
@@ -100,6 +100,7 @@ class PatternSelection:
         self.model = model
         self._strength, self._group = as_schedule("strength", strength), as_schedule("group", group)
         self._sites: dict[str, FactoredLayer] = _undecided(model)
+        self._carries: dict[KroneckerLinear, Carry] = {}
         _require_candidates(model, self._sites)
         self._contests = [Contest(patterns, growth) for patterns in self._choices()]
         self._pace, self._steps = Pace(type(self).__name__, self._trained(), optimizer), 0
@@ -216,7 +217,8 @@ class PatternSelection:
             for site, candidates in self._sites.items()
             for k, layer in enumerate(candidates_of(candidates))
         }
-        return {name: FactoredPart(name, layer) for name, layer in named.items()}
+        carries = self._carries
+        return {name: FactoredPart(name, x, carries.setdefault(x, Carry())) for name, x in named.items()}
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {part.label: part.parameter for part in self._parts().values()}
@@ -232,7 +234,7 @@ class PatternSelection:
         if not self._warned:
             self._warned = True
             text = "train: the group term is in no loss, so that no pattern can lose"
-            warnings.warn(f"{text}; add selection.penalty() to the loss of every step", stacklevel=3)
+            warn(f"{text}; add selection.penalty() to the loss of every step")
 
     def _drop(self, contest: Contest, losers: Sequence[Pattern]) -> None:
         """Take the losers out of the contest, the model and the optimizer; a contest with one pattern left is over."""

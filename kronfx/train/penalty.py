@@ -8,16 +8,17 @@ a subgradient step never gives exact zeros.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
+from kronfx.layers import require_module
 from kronfx.train.loop import Loop, loops
 from kronfx.train.pace import Listener, Pace
+from kronfx.train.part import Part, require_values, trained, twins
 from kronfx.train.ramp import Course, Watch
 from kronfx.train.schedules import Constant, Schedule, as_schedule, value_at
 from kronfx.train.state import require_same_parts, require_same_targets, require_state
@@ -26,46 +27,7 @@ from kronfx.train.survivors import at_floor, survivors
 from kronfx.train.target import Goal, Target, goals
 from kronfx.train.tensors import together
 
-
-class Part(Protocol):
-    """One tensor in groups. Every vector over groups ``[G]`` is flat, whole (never a shard) and in the same order."""
-
-    @property
-    def label(self) -> str:
-        """How errors name it."""
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The parameter whose learning rate the shrinking follows."""
-
-    @property
-    def signature(self) -> list[int]:
-        """What a saved state must have in common with it."""
-
-    @property
-    def groups(self) -> int:
-        """``G``."""
-
-    def sizes(self) -> Tensor:
-        """``[G]``, float32 at least: what the penalty charges each group for."""
-
-    def value(self) -> Tensor:
-        """The penalty at strength 1, a scalar."""
-
-    def shrink(self, threshold: float) -> None:
-        """The proximal step, ``threshold`` being learning rate times strength."""
-
-    def alive(self) -> Tensor:
-        """``[G]`` booleans: which groups are not exactly zero."""
-
-    def present(self) -> Tensor:
-        """``[G]`` booleans: which groups are not gone for good, those of a map that only starts as zero too."""
-
-    def keep(self, alive: Tensor) -> None:
-        """Zero every group that ``alive [G]`` does not hold."""
-
-
-AnyPart = TypeVar("AnyPart", bound=Part)
+SETTLED = 100  # steps, after which a learning rate has warmed up
 
 
 class Penalty:
@@ -85,7 +47,7 @@ class Penalty:
     ) -> None:
         self.target, self._course = target, course
         self._watch = None if course is None else Watch(course)
-        _require_values(parts)
+        require_values(parts)
         self._all, self._parts = parts, trained(parts)
         self._schedule = as_schedule("strength", strength)
         self._goals: dict[str, Goal] = {}
@@ -132,6 +94,7 @@ class Penalty:
             sizes = self._sizes()
             self._check(sizes)
             self._shrink(sizes)
+            self._tell_coarse()
         self._steps += taken
         if self._course is not None and self._watch is not None:
             self._watch.step(self._steps, self._pace.rates())
@@ -159,6 +122,31 @@ class Penalty:
         self._kept = {name: part.present() for name, part in self._parts.items()}
         self._keep()
 
+    @property
+    def reached(self) -> bool:
+        """Whether the zeros are those asked for: frozen, or as many as every target wants."""
+        alive = {name: int(part.present().sum()) for name, part in self._parts.items()}
+        groups = {name: part.groups - alive[name] for name, part in self._parts.items()}
+        enough = (sum(groups[name] for name in goal.names) >= goal.count for goal in self._goals.values())
+        return self.frozen or (bool(self._goals) and all(enough))
+
+    @torch.no_grad()
+    def apply_to(self, model: nn.Module) -> None:
+        """Zero the groups of another model that are zero in the one that trains: an average of its weights (EMA, SWA),
+        where they are only small, or an earlier checkpoint.
+
+        ::
+
+            ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+            ...
+            sparsity.apply_to(ema)  # before it is evaluated, saved or folded
+
+        Raises TrainError where a part has no counterpart in that model, which is left untouched then.
+        """
+        require_module(model, TrainError)
+        for part, other in twins(self._parts.values(), model):
+            other.keep(part.present().to(other.parameter.device))
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs to come to the same numbers: plain values and masks."""
         return {
@@ -166,6 +154,7 @@ class Penalty:
             "steps": self._steps,
             "loops": {name: [loop.strength, loop.best, loop.waited] for name, loop in self._loops.items()},
             "kept": {name: mask.cpu() for name, mask in self._kept.items()},
+            "rests": {f"{name}/{key}": x for name, part in self._all.items() for key, x in part.carry.state().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -186,6 +175,9 @@ class Penalty:
         for name, values in state["loops"].items():
             loop = self._loops[name]
             loop.strength, loop.best, loop.waited = values
+        for path, rest in state["rests"].items():
+            name, _, key = path.rpartition("/")
+            self._all[name].carry.restore(key, rest)
         self._steps = state["steps"]
         self._kept = {name: mask.to(self._parts[name].parameter.device) for name, mask in state["kept"].items()}
 
@@ -234,9 +226,7 @@ class Penalty:
         self._keep_highest(goal, goal.count)
         text = f"train: {where or 'the model'} is frozen with {zero} of {groups} groups shrunk to zero; the smallest"
         remedy = "freeze later or start from a larger strength to have them chosen in training"
-        warnings.warn(
-            f"{text} {goal.count - zero} were cut off to meet the target {goal.target:g}; {remedy}", stacklevel=4
-        )
+        warn(f"{text} {goal.count - zero} were cut off to meet the target {goal.target:g}; {remedy}")
 
     def _keep_highest(self, goal: Goal, count: int) -> None:
         """Zero the ``count`` lowest groups of a goal, and say where a floor stood in the way."""
@@ -262,7 +252,19 @@ class Penalty:
                 part = self._parts[name]
                 text = f"train: {part.label}: {floor} of its {part.groups} groups stay, whatever they are worth"
                 remedy = f"give it a target of its own to go further than the whole model's {goal.target:g}"
-                warnings.warn(f"{text}, and other layers give the rest; {remedy}", stacklevel=6)
+                warn(f"{text}, and other layers give the rest; {remedy}")
+
+    def _tell_coarse(self) -> None:
+        """What shrinking loses to rounding is carried on; what the optimizer loses is not ours to carry."""
+        if self._steps != SETTLED or self._course is not None:
+            return
+        for part, rate in zip(self._parts.values(), self._pace.rates()):
+            least = part.carry.least_step(part.parameter)
+            if rate < least:
+                dtype = str(part.parameter.dtype).removeprefix("torch.")
+                text = f"train: {part.label}: what it shrinks is {dtype} and holds no steps below {least:.2g}"
+                remedy = "keep parameters in float32 under torch.autocast, or give BlockSparsity steps= and a target"
+                warn(f"{text}; most of the optimizer's, of about {rate:.2g}, are rounded away; {remedy}")
 
     def _check(self, sizes: list[Tensor]) -> None:
         """One reading of all sums, since on a GPU each reading waits: NaN and infinities stop, an empty layer warns."""
@@ -273,23 +275,8 @@ class Penalty:
             if total == 0 and name not in self._dead:
                 self._dead.add(name)
                 text = f"train: {part.label}: all of its groups are zero, its output is its bias"
-                warnings.warn(f"{text}; lower the strength, or give it a target of its own", stacklevel=4)
+                warn(f"{text}; lower the strength, or give it a target of its own")
 
     def _keep(self) -> None:
         for name, alive in self._kept.items():
             self._parts[name].keep(alive)
-
-
-def _require_values(parts: Mapping[str, Part]) -> None:
-    for part in parts.values():
-        if part.parameter.is_meta:
-            raise TrainError(part.label, "a tensor on the meta device", "values", "call to_empty() and load them first")
-
-
-def trained(parts: Mapping[str, AnyPart]) -> dict[str, AnyPart]:
-    """Those whose parameter trains. Raises TrainError where there is none."""
-    found = {name: part for name, part in parts.items() if part.parameter.requires_grad}
-    if not found:
-        text = "everything it could shrink is frozen"
-        raise TrainError("", text, "a parameter that requires a gradient", "call requires_grad_() on those")
-    return found

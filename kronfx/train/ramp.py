@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kronfx.errors import TrainError
+from kronfx.errors import TrainError, warn
 from kronfx.train.target import Target
 
 START, END = 0.2, 0.7  # shares of the steps: the ramp cuts nothing before the first, nothing after the second
@@ -76,4 +75,4 @@ class Watch:
             return
         self._told = True
         remedy = "pass the steps of the whole training, along one cycle of the learning rate"
-        warnings.warn(f"train: {found}: blocks are chosen once, by step {end:,}, and stay; {remedy}", stacklevel=4)
+        warn(f"train: {found}: blocks are chosen once, by step {end:,}, and stay; {remedy}")
