@@ -19,7 +19,14 @@ from kronfx import graph as graph_stage
 from kronfx.energy import Energies
 from kronfx.errors import ExportError, FactorizeError, PlanError
 from kronfx.graph.swap import copied
-from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, require_module
+from kronfx.layers import (
+    FactoredLayer,
+    KroneckerConv,
+    KroneckerLinear,
+    factored_sites,
+    full_precision,
+    require_module,
+)
 from kronfx.planner import BlockWish, Limit, Names, Overrides, Pair, RankWish, plan_sites
 
 
@@ -45,6 +52,7 @@ class PlanOptions(TypedDict, total=False):
     rates: records.Rates | None
 
 
+@full_precision()
 def plan(
     model: nn.Module,
     *,
@@ -123,6 +131,7 @@ def plan(
     )
 
 
+@full_precision()
 def factorize(
     model: nn.Module,
     plan: records.Plan | None = None,
@@ -160,6 +169,7 @@ def factorize(
 _plan = plan  # the verb, where a parameter of factorize has its name
 
 
+@full_precision()
 def export_onnx(
     model: nn.Module,
     path: str | Path,

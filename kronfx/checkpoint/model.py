@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kronfx.checkpoint.folder import FoldedGrid, Saved, destination, few, read_folder, write_folder
+from kronfx.checkpoint.former import in_todays_names
 from kronfx.errors import CheckpointError, KronfxError
 from kronfx.files import PathLike
 from kronfx.graph import factorize, fold_sites
@@ -21,12 +22,14 @@ from kronfx.layers import (
     candidates_of,
     factored_sites,
     folded_layers,
+    full_precision,
     kronecker_layers,
     require_module,
 )
 from kronfx.records import Choice, Plan, Site
 
 
+@full_precision()
 def save(model: nn.Module, folder: PathLike) -> Path:
     """Write a factored, folded or untouched model's ``state_dict`` and what was rewritten; returns the folder.
 
@@ -45,6 +48,7 @@ def save(model: nn.Module, folder: PathLike) -> Path:
     return target
 
 
+@full_precision()
 def load(model: nn.Module, folder: PathLike) -> nn.Module:
     """The saved model: a freshly built dense ``model`` of its class, rewritten as the saved one was, its values in.
 
@@ -62,7 +66,7 @@ def load(model: nn.Module, folder: PathLike) -> nn.Module:
 def _plan(model: nn.Module) -> Plan:
     """The plan that makes a dense model's sites the factored layers of this one."""
     layers = [(name, part) for name, site in factored_sites(model).items() for part in candidates_of(site)]
-    return Plan(tuple(Choice(_site(name, layer), layer.shape, layer.rank, layer.evaluation) for name, layer in layers))
+    return Plan(tuple(Choice(_site(name, layer), layer.grid, layer.rank, layer.evaluation) for name, layer in layers))
 
 
 def _site(name: str, layer: KroneckerLinear) -> Site:
@@ -145,6 +149,7 @@ def _require_kinds(rewritten: nn.Module, plan: Plan) -> None:
 
 def _fill(model: nn.Module, saved: Saved) -> None:
     """The saved values into the rewritten model, all of them and nothing else."""
+    saved = in_todays_names(saved, model)
     wanted: dict[str, Tensor] = model.state_dict(keep_vars=True)
     wrong = list(_mismatches(wanted, saved))
     if wrong:

@@ -6,7 +6,7 @@ a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict
 ``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
-from kronfx.layers.adopted import adopt, factored_weights, release, released, respell, respelled
+from kronfx.layers.adopted import KroneckerWeight, adopt, factored_weights, release, released
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, candidates_of
 from kronfx.layers.convolution import BlockSparseConv, Convolution, KroneckerConv, block_sparse_conv
 from kronfx.layers.find import (
@@ -15,11 +15,14 @@ from kronfx.layers.find import (
     factors,
     folded_layers,
     kronecker_layers,
+    named_sites,
     require_module,
     site_name,
     sparsity,
 )
 from kronfx.layers.linear import BlockSparseLinear, Factors, FoldedWeight, KroneckerLinear
+from kronfx.layers.precision import full_precision
+from kronfx.layers.products import answer, holds_unformed, rows_times_matrix
 
 __all__ = [
     "CHILD",
@@ -33,19 +36,23 @@ __all__ = [
     "KroneckerCandidates",
     "KroneckerConv",
     "KroneckerLinear",
+    "KroneckerWeight",
     "adopt",
+    "answer",
     "block_sparse_conv",
     "candidates_of",
     "factored_sites",
     "factored_weights",
     "factors",
     "folded_layers",
+    "full_precision",
+    "holds_unformed",
     "kronecker_layers",
+    "named_sites",
     "release",
     "released",
     "require_module",
-    "respell",
-    "respelled",
+    "rows_times_matrix",
     "site_name",
     "sparsity",
 ]

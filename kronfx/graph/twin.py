@@ -1,0 +1,77 @@
+"""A model's twin, to trace: the same modules and attributes, tensors without values.
+
+A trace runs code. What that code does to its module (counters, statistics, caches, lists it appends to) happens to the
+twin; the generators it draws from and the modes it leaves behind are put back.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+
+def twins(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Every module of the model -> its twin, whose parameters and buffers are on the meta device.
+
+    What cannot be copied, and what belongs to no module (a file, a process group), both of them hold.
+    """
+    memo: dict[int, Any] = {}
+    found = {module: _blank(module) for module in model.modules()}
+    memo |= {id(module): each for module, each in found.items()}
+    for module in found:
+        for held in (module._parameters, module._buffers):
+            memo |= {id(value): _valueless(value) for value in held.values() if value is not None}
+    for module, each in found.items():
+        if each is not module:
+            vars(each).update({name: _copied(value, memo) for name, value in vars(module).items()})
+    return found
+
+
+def _blank(module: nn.Module) -> nn.Module:
+    """An instance without attributes; a graph, and what torch.jit made, are looked at as they are."""
+    if isinstance(module, (fx.GraphModule, torch.jit.ScriptModule)):
+        return module
+    return type(module).__new__(type(module))
+
+
+def _valueless(value: Tensor) -> Tensor:
+    if nn.parameter.is_lazy(value):
+        return value
+    empty = torch.empty_like(value, device="meta", requires_grad=False)
+    return nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor) and id(value) not in memo:
+        memo[id(value)] = value.detach().to("meta")
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # an attribute may be anything
+        return copy.copy(value) if isinstance(value, (list, dict, set)) else value
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever the body draws or switches: random generators, gradient mode and default dtype are as before it."""
+    python, numpy, grad, dtype = (
+        random.getstate(),
+        np.random.get_state(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+    )
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
