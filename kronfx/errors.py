@@ -85,6 +85,12 @@ class CheckpointError(KronfxError):
     stage = "checkpoint"
 
 
+class WeightError(KronfxError):
+    """A write into a weight that is computed from its factors, where it would be lost."""
+
+    stage = "weight"
+
+
 class InspectError(KronfxError):
     """There is nothing here that kronfx can describe."""
 

@@ -76,6 +76,24 @@ def b_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape, r
     return apply_b_first(x.unsqueeze(0), left.unsqueeze(0), right, shape, rank).squeeze(0)
 
 
+def stacked_a_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape) -> Tensor:
+    """:func:`a_first` of a stack of maps: every factor and ``x [*stack, N, n]`` have its leading axes."""
+    blocks = x.unflatten(-1, (shape.n1, shape.n2))
+    mixed = torch.einsum("...ipj,...njk->...npik", S.unsqueeze(-3) * A, blocks)  # [*stack, N, m1, r, n2]
+    right = B.transpose(-2, -1).flatten(-3, -2)  # [*stack, r n2, m2]
+    y: Tensor = torch.matmul(mixed.flatten(-2).flatten(-3, -2), right).unflatten(-2, (-1, shape.m1))
+    return y.flatten(-2)
+
+
+def stacked_b_first(x: Tensor, S: Tensor, A: Tensor, B: Tensor, shape: KroneckerShape) -> Tensor:
+    """:func:`b_first` of a stack of maps."""
+    blocks = x.unflatten(-1, (shape.n1, shape.n2)).flatten(-3, -2)  # [*stack, N n1, n2]
+    tiles = torch.matmul(blocks, B.flatten(-3, -2).mT)  # [*stack, N n1, r m2]
+    grid = tiles.unflatten(-2, (-1, shape.n1)).unflatten(-1, (-1, shape.m2))
+    y: Tensor = torch.einsum("...ipj,...njiq->...npq", S.unsqueeze(-3) * A, grid)
+    return y.flatten(-2)
+
+
 def materialize(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """``W [m, n] = sum_i (S * A_i) kron B_i``, by one product ``[m1 n1, r] @ [r, m2 n2]``.
 

@@ -18,6 +18,7 @@ from kronfx.errors import TrainError
 from kronfx.layers import (
     BlockSparseLinear,
     KroneckerLinear,
+    adopt,
     factors,
     folded_layers,
     kronecker_layers,
@@ -371,8 +372,9 @@ def test_a_weight_of_another_size_has_lost_its_grid() -> None:
 
 
 def _model() -> nn.Sequential:
-    inner = nn.ModuleDict({"weight": _layer(), "dense": nn.Linear(15, 8)})
-    return nn.Sequential(_layer("b_first"), inner, _folded())
+    owner = nn.Linear(8, 15)
+    adopt(owner, "weight", _layer(bias=False), False)
+    return nn.Sequential(_layer("b_first"), owner, _folded())
 
 
 def test_sites_are_named_by_their_weight() -> None:

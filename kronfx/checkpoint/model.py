@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kronfx.checkpoint.folder import FoldedGrid, Saved, destination, few, read_folder, write_folder
+from kronfx.checkpoint.former import in_todays_names
 from kronfx.errors import CheckpointError, KronfxError
 from kronfx.files import PathLike
 from kronfx.graph import factorize, fold_sites, require_unshared
@@ -67,7 +68,7 @@ def load(model: nn.Module, folder: PathLike) -> nn.Module:
 def _plan(model: nn.Module) -> Plan:
     """The plan that makes a dense model's sites the factored layers of this one."""
     layers = [(name, part) for name, site in factored_sites(model).items() for part in candidates_of(site)]
-    return Plan(tuple(Choice(_site(name, layer), layer.shape, layer.rank, layer.evaluation) for name, layer in layers))
+    return Plan(tuple(Choice(_site(name, layer), layer.grid, layer.rank, layer.evaluation) for name, layer in layers))
 
 
 def _site(name: str, layer: KroneckerLinear) -> Site:
@@ -155,6 +156,7 @@ def _require_kinds(rewritten: nn.Module, plan: Plan) -> None:
 
 def _fill(model: nn.Module, saved: Saved) -> None:
     """The saved values into the rewritten model, all of them and nothing else."""
+    saved = in_todays_names(saved, model)
     wanted = _state(model)
     wrong = list(_mismatches(wanted, saved))
     if wrong:

@@ -118,7 +118,7 @@ def _require_values(model: nn.Module) -> None:
             raise ExportError(name, "a tensor on the meta device, which holds no values", "real values", remedy)
     parts = [
         *(
-            (name, layer.shape, part)
+            (name, layer.grid, part)
             for name, layer in kronecker_layers(model).items()
             for part in layer.named_parameters()
         ),

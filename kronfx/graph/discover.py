@@ -11,70 +11,45 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
+from kronfx.graph.known import convolution_of, is_known
 from kronfx.graph.normalize import Linear, canonical, transposes
-from kronfx.graph.source import ASKING, LinearUse, linear_use
+from kronfx.graph.source import ASKING, linear_use
 from kronfx.graph.trace import Untraceable, trace_owner
+from kronfx.graph.twin import twins
 from kronfx.graph.unfit import surroundings, unfit, unread
-from kronfx.layers import Convolution, KroneckerLinear, named_modules, site_name
+from kronfx.layers import Convolution, KroneckerLinear, kronecker_layers, named_modules, site_name
 from kronfx.records import Refusal, Site
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A linear map in its owner, and the way in: a node of the owner's ``graph``, or, where ``linear`` is None, the
-    owner's attribute ``target``, which becomes a property (``adopted`` says how it is stored)."""
+    """A linear map in its owner, and the way in.
+
+    Its owner gives way to a factored layer where it ``is_known`` (one linear map and nothing else); in a GraphModule
+    the node ``linear`` does; any other owner keeps its forward, and its attribute ``target`` becomes a factored weight.
+    ``convolution``: what kind of one it is, if it is one.
+    """
 
     site: Site
     owner: nn.Module
     target: str
     parameter: nn.Parameter
-    graph: fx.GraphModule | None = None
+    transposed: bool = False
+    convolution: Convolution | None = None
     linear: Linear | None = None
-    adopted: LinearUse | None = None
+    is_known: bool = False
 
     @property
     def matrix(self) -> Tensor:
         """The dense weight as the site counts it: ``[m, n]``, ``[stack, m, n]``, or a kernel unrolled."""
-        if self.linear is not None and self.linear.convolution is not None:
+        if self.convolution is not None:
             return self.parameter.flatten(1)
-        turned = (
-            self.adopted.transposed if self.adopted is not None else self.linear is not None and self.linear.transposed
-        )
-        return self.parameter.mT if turned else self.parameter
-
-    @property
-    def convolution(self) -> Convolution | None:
-        """What kind of convolution it is, if it is one."""
-        if self.linear is None or self.linear.convolution is None:
-            return None
-        return replace(self.linear.convolution, kernel=tuple(self.parameter.shape[2:]))
+        return self.parameter.mT if self.transposed else self.parameter
 
     @property
     def bias(self) -> nn.Parameter | None:
-        """The bias, where the linear node reads one straight from a parameter."""
-        node = self.linear.bias if self.linear is not None else None
-        if node is None or node.op != "get_attr" or self.graph is None:
-            return None
-        value = attribute(self.graph, str(node.target))
-        return value if isinstance(value, nn.Parameter) else None
-
-    @property
-    def is_whole_owner(self) -> bool:
-        """True when the owner does nothing but this linear map (``nn.Linear`` and whatever keeps its forward)."""
-        if self.linear is None or self.graph is None or self.owner is self.graph:
-            return False
-        if self.linear.transposed or self.target != "weight":  # the layer answers ``weight [m, n]``
-            return False
-        linear = self.linear
-        spelled = {n for n in (linear.x, linear.weight, linear.bias, linear.node) if n is not None}
-        others = [n for n in self.graph.graph.nodes if n not in spelled and n.op != "output"]
-        return (
-            not others
-            and linear.x.op == "placeholder"
-            and self.graph.graph.output_node().args[0] is linear.node
-            and (linear.bias is None or self.bias is not None)
-            and not any(True for _ in self.owner.children())
-        )
+        """The bias that a known owner passes on."""
+        return self.owner._parameters["bias"] if self.is_known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,37 +93,38 @@ def discover(model: nn.Module, untie: bool = False) -> Discovery:
     holders: dict[nn.Parameter, list[str]] = {}
     for weight in weights:
         holders.setdefault(weight.parameter, []).append(weight.path)
-    graphs: dict[int, fx.GraphModule | Untraceable] = {}
+    traced = _Traces(model)
     matches: list[Match] = []
     refusals: list[Refusal] = []
     for weight in weights:
         found: Match | str | None = _unfit(weight, tied, around)
         if found is None:
-            if id(weight.owner) not in graphs:
-                graphs[id(weight.owner)] = trace_owner(weight.owner)
-            found = _match(weight, graphs[id(weight.owner)])
+            found = _known(weight) if is_known(weight.owner) else _match(weight, traced.of(weight.owner))
         if isinstance(found, Match):
             matches.append(_sharing(found, holders[weight.parameter]))
         else:
             dims = () if _is_lazy(weight.parameter) else tuple(weight.parameter.shape)
             refusals.append(Refusal(site_name(weight.path), type(weight.owner).__name__, dims, str(found)))
-    for path, module in named_modules(model):
-        if isinstance(module, KroneckerLinear):
-            dims = (module.out_features, module.in_features)
-            refusals.append(Refusal(site_name(path), type(module).__name__, dims, "already factored"))
-    return Discovery(tuple(_one_way_an_owner(matches)), tuple(refusals))
+    for name, layer in kronecker_layers(model).items():
+        dims = (layer.out_features, layer.in_features)
+        refusals.append(Refusal(name, type(layer).__name__, dims, "already factored"))
+    return Discovery(tuple(matches), tuple(refusals))
 
 
-def _one_way_an_owner(matches: list[Match]) -> Iterator[Match]:
-    """An owner is retraced or keeps its forward, not both: where one of its weights is adopted, all are."""
-    adopting = {match.owner for match in matches if match.adopted is not None}
-    for match in matches:
-        if match.linear is None or match.owner not in adopting:
-            yield match
-            continue
-        use = LinearUse(match.linear.transposed)
-        site = replace(match.site, formed=True)
-        yield replace(match, site=site, graph=None, linear=None, adopted=use)
+class _Traces:
+    """What each owner's forward does, traced once, on a twin of the model that is made when the first is asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._twins: dict[nn.Module, nn.Module] = {}
+        self._graphs: dict[nn.Module, fx.Graph | Untraceable] = {}
+
+    def of(self, owner: nn.Module) -> fx.Graph | Untraceable:
+        """The graph of this owner's forward, or why there is none."""
+        if owner not in self._graphs:
+            self._twins = self._twins or twins(self._model)
+            self._graphs[owner] = trace_owner(self._twins[owner])
+        return self._graphs[owner]
 
 
 def _weights(model: nn.Module) -> Iterator[_Weight]:
@@ -206,17 +182,25 @@ def _unfit(weight: _Weight, tied: Mapping[str, str], around: Mapping[nn.Module, 
     return reason
 
 
-def _match(weight: _Weight, graph: fx.GraphModule | Untraceable) -> Match | str:
-    """The one linear map that reads this weight in its owner's graph, else its adoption, or why there is neither."""
+def _known(weight: _Weight) -> Match:
+    """A module that is nothing but this linear map."""
+    convolution = convolution_of(weight.owner)
+    site = _site(weight, type(weight.owner).__name__, False, convolution is not None)
+    return Match(site, weight.owner, weight.target, weight.parameter, convolution=convolution, is_known=True)
+
+
+def _match(weight: _Weight, graph: fx.Graph | Untraceable) -> Match | str:
+    """The one linear map that reads this weight in its owner's forward, as the trace or else the source has it; or why
+    there is none."""
     if isinstance(graph, Untraceable):
-        return _adoption(weight, graph.reason)
-    reads = [n for n in graph.graph.nodes if n.op == "get_attr" and n.target == weight.target]
+        return _by_source(weight, graph.reason)
+    reads = [n for n in graph.nodes if n.op == "get_attr" and n.target == weight.target]
     users = [use for read in reads for user in read.users for use in (user.users if transposes(user) else (user,))]
     if not users:
         return unread(weight.owner)
     if len(users) > 1:
         reason = f"used {len(users)} times in its owner's forward: one set of factors could not serve each use"
-        return _adoption(weight, reason) if any(map(_asks, users)) else reason
+        return _by_source(weight, reason) if any(map(_asks, users)) else reason
     linear = canonical(users[0])
     if isinstance(linear, str):
         return linear
@@ -224,24 +208,23 @@ def _match(weight: _Weight, graph: fx.GraphModule | Untraceable) -> Match | str:
     fits = linear is not None and linear.weight in reads and (dims == 2) == (linear.convolution is None)
     if linear is None or not fits:
         reason = f"read by {_operation(users[0])}, which is no linear map that kronfx rewrites"
-        return _adoption(weight, reason)
-    match = Match(_site(weight, linear), weight.owner, weight.target, weight.parameter, graph, linear)
-    if match.is_whole_owner:
-        return replace(match, site=replace(match.site, kind=type(weight.owner).__name__))
-    return match
+        return _by_source(weight, reason)
+    return _traced(weight, linear)
 
 
-def _site(weight: _Weight, linear: Linear) -> Site:
-    m, n, *kernel = weight.parameter.shape
-    if linear.transposed:
-        m, n = n, m
-    taps = math.prod(kernel)
-    return Site(site_name(weight.path), linear.spelling, m, n * taps, _dtype(weight), taps=taps)
+def _traced(weight: _Weight, linear: Linear) -> Match:
+    owner, convolution = weight.owner, linear.convolution
+    kind = type(owner).__name__ if isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd)) else linear.spelling
+    site = _site(weight, kind, linear.transposed, convolution is not None)
+    if convolution is not None:
+        convolution = replace(convolution, kernel=tuple(weight.parameter.shape[2:]))
+    node = linear if isinstance(owner, fx.GraphModule) else None
+    return Match(site, owner, weight.target, weight.parameter, linear.transposed, convolution, node)
 
 
-def _adoption(weight: _Weight, reason: str) -> Match | str:
-    """The weight as a property of its owner, where the owner's source uses it as a matrix and as nothing else; a reason
-    not to, the other use where there is one."""
+def _by_source(weight: _Weight, reason: str) -> Match | str:
+    """What the owner's source says, where it uses the weight as a matrix and as nothing else; a reason not to, the
+    other use where there is one."""
     if isinstance(weight.owner, fx.GraphModule) or weight.parameter.ndim not in (2, 3):
         return reason
     use = linear_use(weight.owner, weight.target)
@@ -249,10 +232,18 @@ def _adoption(weight: _Weight, reason: str) -> Match | str:
         return reason
     if isinstance(use, str):
         return f"its owner uses it in `{use}`, which is no linear map that kronfx rewrites"
-    *stack, m, n = weight.parameter.mT.shape if use.transposed else weight.parameter.shape
-    name, kind = site_name(weight.path), type(weight.owner).__name__
-    site = Site(name, kind, m, n, _dtype(weight), stack=math.prod(stack), formed=True)
-    return Match(site, weight.owner, weight.target, weight.parameter, adopted=use)
+    site = _site(weight, type(weight.owner).__name__, use.transposed, False)
+    return Match(site, weight.owner, weight.target, weight.parameter, use.transposed)
+
+
+def _site(weight: _Weight, kind: str, transposed: bool, is_convolution: bool) -> Site:
+    parameter, name = weight.parameter, site_name(weight.path)
+    if is_convolution:
+        m, channels, *kernel = parameter.shape
+        taps = math.prod(kernel)
+        return Site(name, kind, m, channels * taps, _dtype(weight), taps=taps)
+    *stack, m, n = parameter.mT.shape if transposed else parameter.shape
+    return Site(name, kind, m, n, _dtype(weight), stack=math.prod(stack))
 
 
 def _dtype(weight: _Weight) -> str:

@@ -17,9 +17,7 @@ from kronfx.errors import FactorizeError
 from kronfx.graph.discover import Match, discover
 from kronfx.graph.normalize import Linear, canonical
 from kronfx.graph.swap import copied, swap
-from kronfx.graph.trace import source
 from kronfx.layers import (
-    CHILD,
     FactoredLayer,
     KroneckerCandidates,
     KroneckerConv,
@@ -27,7 +25,6 @@ from kronfx.layers import (
     adopt,
     candidates_of,
     factored_sites,
-    respell,
 )
 from kronfx.records import Choice, Plan
 
@@ -52,24 +49,18 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     chosen = _matched(model, plan)
     layers = [_site_layer(match, choices, init) for match, choices in chosen]
     replacements: dict[nn.Module, nn.Module] = {}
-    retraced: dict[fx.GraphModule, nn.Module] = {}
+    rewritten: set[fx.GraphModule] = set()
     for (match, _), layer in zip(chosen, layers):
-        if match.adopted is not None:
-            adopt(match.owner, match.target, layer, match.adopted.transposed)
-        elif match.is_whole_owner:
+        if match.is_known:
             replacements[match.owner] = layer
-        elif match.graph is not None and match.linear is not None:
-            own = match.graph is match.owner
-            place = match.target if own else f"{CHILD}.{match.target}"
-            _rewrite(match.graph, match.linear.node, layer, place)
-            retraced[match.graph] = match.owner
-            if not own:
-                adopt(match.owner, match.target, layer, match.linear.transposed)
-    for graph, owner in retraced.items():
+        elif match.linear is not None and isinstance(match.owner, fx.GraphModule):
+            _rewrite(match.owner, match.linear.node, layer)
+            rewritten.add(match.owner)
+        else:
+            adopt(match.owner, match.target, layer, match.transposed)
+    for graph in rewritten:
         graph.graph.lint()
         graph.recompile()
-        if graph is not owner:
-            respell(owner, source(graph), dict(graph.get_submodule(CHILD).named_children()))
     model = swap(model, replacements)
     _mark_calls(model)
     _check(model, plan)
@@ -129,7 +120,7 @@ def _site_layer(match: Match, choices: list[Choice], init: Init) -> FactoredLaye
     """What stands at one site: its factored layer, or one for each candidate, each with its share of ``W``."""
     layers = [_layer(match, choice, init, len(choices)) for choice in choices]
     layer = layers[0] if len(layers) == 1 else KroneckerCandidates(layers)
-    layer.bias = match.bias if match.is_whole_owner else None  # the very parameter: optimizers and keys keep it
+    layer.bias = match.bias  # the very parameter: optimizers and keys keep it
     return layer
 
 
@@ -151,6 +142,7 @@ def _layer(match: Match, choice: Choice, init: Init, candidates: int) -> Kroneck
         _start_at_zero(layer, _zero(W) | choice.zero_start)
     for parameter in (layer.S, layer.A, layer.B):
         parameter.requires_grad_(W.requires_grad)
+        vars(parameter).update(vars(match.parameter))  # marks that other code reads: no weight decay, say
     return layer
 
 
@@ -218,14 +210,14 @@ def _spread(W: torch.Tensor) -> float | None:
     return std if 0 < std < float("inf") else None
 
 
-def _rewrite(module: fx.GraphModule, node: fx.Node, layer: FactoredLayer, place: str) -> None:
-    """Replace the canonical node by a call of the layer, which goes to ``place``; the weight goes.
+def _rewrite(module: fx.GraphModule, node: fx.Node, layer: FactoredLayer) -> None:
+    """Replace the canonical node by a call of the layer, which goes where the weight was.
 
     A bias stays where and what it was: it is added after.
     """
     linear = cast(Linear, canonical(node))  # read anew: what goes in may have been replaced since it was found
-    graph, target = module.graph, str(linear.weight.target)
-    _remove_parameter(module, target)
+    graph, place = module.graph, str(linear.weight.target)
+    _remove_parameter(module, place)
     module.add_submodule(place, layer)
     with graph.inserting_after(linear.node):
         result = call = graph.call_module(place, (linear.x,))
@@ -262,7 +254,7 @@ def _check(model: nn.Module, plan: Plan) -> None:
     layers = factored_sites(model)
     for site in plan.sites:
         layer = layers.get(site.name)
-        held = [] if layer is None else [(x.shape, x.rank, x.evaluation) for x in candidates_of(layer)]
+        held = [] if layer is None else [(x.grid, x.rank, x.evaluation) for x in candidates_of(layer)]
         wanted = [(c.shape, c.rank, c.evaluation) for c in plan.choices if c.site == site]
         if held != wanted:
             raise FactorizeError(

@@ -27,7 +27,6 @@ from kronfx.layers import (
     full_precision,
     release,
     require_module,
-    respelled,
 )
 from kronfx.records import KroneckerShape
 
@@ -65,13 +64,11 @@ def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0)
     chosen = {name: layer for name, layer in factored_sites(model).items() if name in names}
     weights = {layer: _site_weight(name, layer, threshold) for name, layer in chosen.items()}
     for owner in list(model.modules()):
-        held = {name: layer for name, layer in factored_weights(owner).items() if layer in weights}
-        if held.keys() < respelled(owner):
-            continue  # its forward still calls the others: these become folded layers in their places
-        for name, layer in held.items():
-            release(owner, name, weights.pop(layer))
+        for name, layer in factored_weights(owner).items():
+            if layer in weights:
+                release(owner, name, weights.pop(layer))
     folded: dict[nn.Module, nn.Module] = {
-        layer: _folded(W, layer.bias, layer.shape, getattr(layer, "convolution", None)) for layer, W in weights.items()
+        layer: _folded(W, layer.bias, layer.grid, getattr(layer, "convolution", None)) for layer, W in weights.items()
     }
     return swap(model, folded)
 

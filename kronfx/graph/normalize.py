@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from kronfx.layers import Convolution
+from kronfx.layers import Convolution, rows_times_matrix
 
 aten = torch.ops.aten
 
@@ -25,7 +25,7 @@ class Linear:
     """The canonical node: ``node = x @ W^T (+ bias)`` with ``W [m, n]`` read by the ``get_attr`` node ``weight``.
 
     ``transposed``: the parameter is stored ``[n, m]``. ``convolution``: the node is ``conv(x, W) (+ bias)`` instead,
-    with ``W [m, channels, *kernel]``; ``kernel`` is left empty, being the weight's to know.
+    with ``W [m, channels, *kernel]``; ``kernel`` is left at zeros, being the weight's to know.
     """
 
     node: fx.Node
@@ -74,19 +74,14 @@ def einsum(node: fx.Node) -> Found:
     if not _calls(node, torch.einsum, torch.functional.einsum) or not isinstance(node.args[0], str):
         return None
     operands = node.args[1] if isinstance(node.args[1], (list, tuple)) else node.args[1:]
-    left, _, out = node.args[0].replace(" ", "").partition("->")
-    terms = left.split(",")
-    if len(operands) != 2 or len(terms) != 2:
+    if len(operands) != 2:
         return None
-    if _stored(operands[0]) is not None:
-        operands, terms = operands[::-1], terms[::-1]
-    if len(terms[1]) != 2 or not terms[0] or not out:
-        return None
-    n = terms[0][-1]
-    m = terms[1].replace(n, "", 1)
-    if n not in terms[1] or out != terms[0][:-1] + m or m in terms[0] or n in out:
+    matrix_first = _stored(operands[0]) is not None
+    x, weight = operands[::-1] if matrix_first else operands
+    turned = rows_times_matrix(node.args[0], matrix_first)
+    if turned is None:
         return f"einsum {node.args[0]!r} is no product of rows with a matrix"
-    return _canonical(node, operands[0], operands[1], None, "einsum", terms[1][0] == m)
+    return _canonical(node, x, weight, None, "einsum", not turned)
 
 
 def convolution(node: fx.Node) -> Found:
@@ -101,11 +96,11 @@ def convolution(node: fx.Node) -> Found:
     stored = _stored(weight)
     if stored is None or not isinstance(x, fx.Node):
         return None
-    settings = Convolution(
-        (),  # the weight's own axes, known where the weight is
-        _sizes(1 if stride is None else stride, dims),
-        padding if isinstance(padding, str) else _sizes(0 if padding is None else padding, dims),
-        _sizes(1 if dilation is None else dilation, dims),
+    settings = Convolution.of(
+        (0,) * dims,  # the weight's own axes, known where the weight is
+        1 if stride is None else stride,
+        0 if padding is None else padding,
+        1 if dilation is None else dilation,
     )
     return Linear(node, x, stored[0], bias, f"conv{dims}d", convolution=settings)
 
@@ -173,7 +168,3 @@ def _canonical(node: fx.Node, x: Any, weight: Any, bias: Any, spelling: str, upr
 def _convolutions() -> dict[object, int]:
     named = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
     return named | {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}
-
-
-def _sizes(value: Any, dims: int) -> tuple[int, ...]:
-    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from torch import nn
 
 from kronfx.errors import KronfxError
+from kronfx.graph.references import follow
 from kronfx.layers import deep_copy
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+# Shared, not copied: what ``register_*`` returned takes its hook out of the very dict that it was put into.
+_HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("hooks") or "hooks_" in name)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# What a module has from its constructor; everything else in its ``__dict__`` a user put there.
+_OWN = {"grid", "turned", "rank", "evaluation", "stack", "features", "energy", "convolution"}.union(
+    vars(nn.Linear(1, 1, device="meta")), *(vars(kind(1, 1, 1, device="meta")) for kind in _CONVOLUTIONS)
 )
 
 
@@ -31,20 +30,17 @@ def copied(model: nn.Module, error: type[KronfxError]) -> nn.Module:
 
 
 def inherit(new: nn.Module, old: nn.Module) -> None:
-    """Mode and hooks of ``old`` pass to ``new``."""
+    """Mode, hooks and whatever a user hung on ``old`` pass to ``new``."""
     new.train(old.training)
     for name in _HOOKS:
-        getattr(new, name).update(getattr(old, name))
+        setattr(new, name, getattr(old, name))
     new._is_full_backward_hook = old._is_full_backward_hook
+    marks = {name: value for name, value in vars(old).items() if name not in _OWN and not hasattr(type(new), name)}
+    vars(new).update(marks)
 
 
 def swap(root: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Replace each key by its value wherever a module under ``root`` holds it; returns the root, replaced or not."""
+    """Replace each key by its value wherever ``root`` holds it; returns the root, replaced or not."""
     for old, new in replacements.items():
         inherit(new, old)
-    parents = {module for top in (root, *replacements.values()) for module in top.modules()}
-    for parent in parents:
-        for name, child in parent._modules.items():
-            if child is not None and child in replacements:
-                parent._modules[name] = replacements[child]
-    return replacements.get(root, root)
+    return follow(root, replacements)

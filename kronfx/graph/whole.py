@@ -9,33 +9,40 @@ from torch import fx, nn
 
 from kronfx.errors import GraphError
 from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION, MARK_FEATURES
-from kronfx.graph.modes import ModeConstant
 from kronfx.graph.trace import stopping_line
-from kronfx.layers import FOLDED, KroneckerConv, KroneckerLinear, full_precision, site_name
+from kronfx.layers import FOLDED, KroneckerConv, KroneckerLinear, answer, full_precision, holds_unformed, named_sites
 
 
 class _WholeTracer(fx.Tracer):
     """Goes through everything but torch's own layers; marks what a factored or folded layer emits."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.sites = {module: name for name, module in named_sites(model)}
         self.marks: dict[str, Any] = {}
         self.calls = 0
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, KroneckerLinear):
             return False
-        return isinstance(m, (ModeConstant, *FOLDED)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, FOLDED) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(m, (KroneckerLinear, *FOLDED)):
             return super().call_module(m, forward, args, kwargs)
         self.calls += 1
-        self.marks = _marks(site_name(self.path_of_module(m)), self.calls, m)
+        self.marks = _marks(self.sites[m], self.calls, m)
         try:
             return super().call_module(m, forward, args, kwargs)
         finally:
             self.marks = {}
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
+        """What would take a weight that is not formed is answered by its factors, node by node."""
+        function: Any = getattr(torch.Tensor, target, None) if kind == "call_method" else target
+        if kind in ("call_function", "call_method") and holds_unformed((*args, *kwargs.values())):
+            return answer(function, args, kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *more, **options)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -53,10 +60,10 @@ def graph(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
     ``torch.export`` captures the model for inputs like these instead, in ATen operators. Raises GraphError, with the
     line of the model's code that stops the trace, where neither works.
     """
-    tracer = _WholeTracer()
+    tracer = _WholeTracer(model)
     try:
         if isinstance(model, KroneckerLinear):
-            tracer.marks = _marks(site_name(""), 0, model)
+            tracer.marks = _marks("weight", 0, model)
         traced = fx.GraphModule(model, tracer.trace(model), class_name=type(model).__name__)
     except Exception as error:
         stopped = f"symbolic tracing stops at {stopping_line(error)}"
@@ -90,12 +97,12 @@ def _exported(model: nn.Module, example_inputs: Any, stopped: str) -> fx.GraphMo
 
 def _sites_by_any_path(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
     """Every path to a rewritten layer, a shared one's further paths included -> the name of its site, and the layer."""
-    first: dict[nn.Module, str] = {}
-    sites: dict[str, tuple[str, nn.Module]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, (KroneckerLinear, *FOLDED)):
-            sites[path] = first.setdefault(module, site_name(path)), module
-    return sites
+    names = {module: name for name, module in named_sites(model)}
+    return {
+        path: (names[module], module)
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, (KroneckerLinear, *FOLDED))
+    }
 
 
 def _marks(site: str, call: object, layer: nn.Module) -> dict[str, Any]:

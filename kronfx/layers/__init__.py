@@ -6,7 +6,7 @@ a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict
 ``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
-from kronfx.layers.adopted import adopt, factored_weights, release, respell, respelled
+from kronfx.layers.adopted import KroneckerWeight, adopt, factored_weights, release
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, candidates_of
 from kronfx.layers.convolution import Convolution, KroneckerConv
 from kronfx.layers.copies import deep_copy
@@ -16,6 +16,7 @@ from kronfx.layers.find import (
     factors,
     folded_layers,
     kronecker_layers,
+    named_sites,
     require_module,
     site_name,
     sparsity,
@@ -24,6 +25,7 @@ from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeigh
 from kronfx.layers.linear import Factors, KroneckerLinear
 from kronfx.layers.names import named_modules, named_parameters, unwrapped, user_name, wrapped
 from kronfx.layers.precision import full_precision
+from kronfx.layers.products import answer, holds_unformed, rows_times_matrix
 
 __all__ = [
     "CHILD",
@@ -37,7 +39,9 @@ __all__ = [
     "KroneckerCandidates",
     "KroneckerConv",
     "KroneckerLinear",
+    "KroneckerWeight",
     "adopt",
+    "answer",
     "block_sparse_conv",
     "candidates_of",
     "deep_copy",
@@ -46,14 +50,15 @@ __all__ = [
     "factors",
     "folded_layers",
     "full_precision",
+    "holds_unformed",
     "kronecker_layers",
     "named_modules",
     "named_parameters",
+    "named_sites",
     "release",
     "released",
     "require_module",
-    "respell",
-    "respelled",
+    "rows_times_matrix",
     "site_name",
     "sparsity",
     "unwrapped",

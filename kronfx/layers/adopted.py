@@ -1,139 +1,112 @@
-"""Owners that stay who they are: a weight becomes a property, computed from its factors.
+"""Owners that stay who they are: a weight becomes a module of its name, which answers for it.
 
-The owner's class gives way to a subclass of the same name in which the weight's name is a property; the factors live
-in a child, ``kronecker``. Nothing else changes: hooks, ``isinstance``, attributes, methods, pickling, copying, and
-``release`` takes it all back. An owner whose forward was rewritten gets that forward, as source, which evaluates the
-factors. One whose forward cannot be traced (attention that branches on its masks, experts that loop over tokens) keeps
-its own, which reads the property; the weight is then formed once per forward, however often it is read.
+What a person wrote stays what runs. The owner keeps its class and its ``forward``, and with them its contexts, its
+attributes, its branches and its patches; ``self.weight`` finds in ``owner._modules`` what it found in
+``owner._parameters``: a factored layer that stands for its ``W``, with ``weight.S`` and its like as ``state_dict``
+keys. Nothing is done to anybody's class, so ``copy``, ``pickle``, ``isinstance`` and every reference to the owner are
+as they were.
+
+A submodule, not a tensor subclass: a subclass would be one parameter that hides three, which optimizers, DDP, FSDP and
+checkpoints have to see. The price is ``isinstance(owner.weight, Tensor)``, which is False, and operators registered by
+others (``torch.ops``), which ask for a tensor and raise TypeError; sites where a weight goes there are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import wraps
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
+from kronfx.layers.candidates import FactoredLayer, KroneckerCandidates
+from kronfx.layers.convolution import KroneckerConv
 from kronfx.layers.folded import GRIDS
 from kronfx.layers.linear import KroneckerLinear
+from kronfx.layers.tensorlike import TensorLike, otherwise
+from kronfx.layers.view import WeightView
+from kronfx.layers.writes import require_factors
 
-Names = tuple[tuple[str, bool], ...]  # of the properties, and whether the owner stores the weight transposed
+
+class KroneckerWeight(TensorLike, nn.Module):
+    """A factored layer in the place of its owner's parameter ``W [..., m, n]``.
+
+    ``turned``: the owner stores it ``[..., n, m]``.
+    """
+
+    turned: bool
+
+    def view(self) -> WeightView:
+        """The weight as a value."""
+        return WeightView(cast(FactoredLayer, self), self.turned)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return otherwise(self, name)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing: list[str],
+        unexpected: list[str], errors: list[str],
+    ) -> None:  # fmt: skip
+        require_factors(state_dict, prefix.removesuffix("."), errors)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+
+class LinearWeight(KroneckerWeight, KroneckerLinear):
+    """The matrix of a linear map, or a stack of them."""
+
+    def set_nearest(self, W: Tensor) -> None:
+        """Set the factors to the nearest ones of ``W``, as the owner stores it."""
+        super().set_nearest(W.mT if self.turned else W)
+
+
+class ConvolutionWeight(KroneckerWeight, KroneckerConv):
+    """The kernel of a convolution, ``[m, channels, *kernel]``."""
+
+    def set_nearest(self, W: Tensor) -> None:
+        """Set the factors to the nearest ones of this kernel."""
+        super().set_nearest(W.flatten(1))
+
+
+class CandidatesWeight(KroneckerWeight, KroneckerCandidates):
+    """A matrix or a kernel while candidates for it stand side by side."""
+
+    @staticmethod
+    def decided(kind: type[KroneckerLinear]) -> type[KroneckerLinear]:
+        """The weight that the last candidate makes."""
+        weight: type[KroneckerLinear] = _WEIGHTS[kind]
+        return weight
+
+
+_WEIGHTS: dict[type, Any] = {
+    KroneckerLinear: LinearWeight,
+    KroneckerConv: ConvolutionWeight,
+    KroneckerCandidates: CandidatesWeight,
+}
 
 
 def adopt(owner: nn.Module, name: str, layer: FactoredLayer, transposed: bool) -> None:
-    """Let ``owner.name`` be computed from ``layer``, transposed ``[..., n, m]`` where the owner stores it so."""
-    base, names, source = _origin(owner)
+    """Let ``owner.name`` be ``W`` of ``layer``, transposed ``[..., n, m]`` where the owner stores it so."""
+    kind = _WEIGHTS[type(layer)]
+    weight = kind.__new__(kind)
+    vars(weight).update(vars(layer), turned=transposed)
     delattr(owner, name)
     vars(owner).get(GRIDS, {}).pop(name, None)
-    if CHILD not in owner._modules:
-        owner.add_module(CHILD, nn.ModuleDict())
-    cast(nn.ModuleDict, owner._modules[CHILD])[name] = layer
-    owner.__class__ = _adopted(base, (*names, (name, transposed)), source)
-
-
-def respell(owner: nn.Module, source: str, children: Mapping[str, nn.Module]) -> None:
-    """Give an owner of adopted weights the ``forward`` that ``source`` defines; ``children`` are what else it calls."""
-    base, names, _ = _origin(owner)
-    cast(nn.ModuleDict, owner._modules[CHILD]).update(children)
-    owner.__class__ = _adopted(base, names, source)
-
-
-def respelled(owner: nn.Module) -> set[str]:
-    """The weights whose layers an owner's rewritten forward calls; none where the owner keeps its forward."""
-    _, names, source = _origin(owner)
-    return set() if source is None else {name for name, _ in names}
+    owner.add_module(name, weight.train(owner.training))
 
 
 def release(owner: nn.Module, name: str, W: Tensor) -> None:
     """Make ``owner.name`` a parameter again: ``W [..., m, n]`` (or an unrolled kernel), and remember its block grid."""
-    base, names, source = _origin(owner)
-    transposed = dict(names)[name]
-    layer = cast(nn.ModuleDict, owner._modules[CHILD]).pop(name)
-    convolution = getattr(layer, "convolution", None)
+    weight = cast(Any, owner._modules.pop(name))
+    convolution = weight.view().convolution
     if convolution is not None:
         W = W.unflatten(-1, (-1, *convolution.kernel))
-    left = tuple(entry for entry in names if entry[0] != name)
-    if not left:
-        delattr(owner, CHILD)
-    owner.__class__ = _adopted(base, left, source) if left else base
-    value = W.detach().mT.contiguous() if transposed else W.detach().clone()
+    value = W.detach().mT.contiguous() if weight.turned else W.detach().clone()
     owner.register_parameter(name, nn.Parameter(value, requires_grad=W.requires_grad))
-    vars(owner).setdefault(GRIDS, {})[name] = layer.shape, transposed, convolution is not None
+    vars(owner).setdefault(GRIDS, {})[name] = weight.grid, weight.turned, convolution is not None
 
 
 def factored_weights(owner: nn.Module) -> dict[str, FactoredLayer]:
-    """The factors behind an owner's properties, by the names of these."""
-    child = owner._modules.get(CHILD)
-    held = child.items() if isinstance(child, nn.ModuleDict) else ()
-    return {name: layer for name, layer in held if isinstance(layer, (KroneckerLinear, KroneckerCandidates))}
-
-
-Origin = tuple[type[nn.Module], Names, str | None]  # the class it was, the properties, the rewritten forward's source
-
-
-def _origin(owner: nn.Module) -> Origin:
-    cls = type(owner)
-    return getattr(cls, "_kronecker_origin", (cls, (), None))
-
-
-_CLASSES: dict[Origin, type[nn.Module]] = {}
-
-
-def _adopted(base: type[nn.Module], names: Names, source: str | None) -> type[nn.Module]:
-    """The subclass of ``base`` in which these names are properties: one for equal arguments, whoever asks."""
-    origin = base, names, source
-    return _CLASSES.get(origin) or _CLASSES.setdefault(origin, _made(base, names, source))
-
-
-def _made(base: Any, names: Names, source: str | None) -> type[nn.Module]:
-    namespace: dict[str, Any] = {name: property(_reader(name, transposed)) for name, transposed in names}
-    namespace |= {
-        "_kronecker_origin": (base, names, source),
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        "__reduce_ex__": lambda self, _protocol: (_blank, (base, names, source), self.__getstate__()),
-        "forward": _reading_once(base.forward) if source is None else _compiled(source),
-    }
-    return type(base.__name__, (base,), namespace)
-
-
-def _reader(name: str, transposed: bool) -> Callable[[nn.Module], Tensor]:
-    def read(owner: nn.Module) -> Tensor:
-        read_now: dict[str, Tensor] | None = vars(owner).get("_kronecker_read")
-        if read_now is not None and name in read_now:
-            return read_now[name]
-        W = factored_weights(owner)[name].weight
-        weight = W.mT if transposed else W
-        if read_now is not None:
-            read_now[name] = weight
-        return weight
-
-    return read
-
-
-def _reading_once(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(forward)
-    def reading_once(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        vars(self)["_kronecker_read"] = {}
-        try:
-            return forward(self, *args, **kwargs)
-        finally:
-            vars(self).pop("_kronecker_read", None)
-
-    return reading_once
-
-
-def _compiled(source: str) -> Any:
-    """The function ``forward`` that the source of an fx graph defines, its imports before it."""
-    namespace: dict[str, Any] = {}
-    exec(compile(source, "<kronfx forward>", "exec"), namespace)
-    return namespace["forward"]
-
-
-def _blank(base: type[nn.Module], names: Names, source: str | None) -> nn.Module:
-    """An empty instance, for copy and pickle."""
-    cls = _adopted(base, names, source)
-    return cls.__new__(cls)
+    """The factors behind an owner's weights, by the names of these."""
+    held = ((name, child) for name, child in owner._modules.items() if isinstance(child, KroneckerWeight))
+    return {name: cast(FactoredLayer, child) for name, child in held}

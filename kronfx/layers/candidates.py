@@ -6,13 +6,14 @@ import math
 from collections.abc import Collection, Sequence
 from functools import reduce
 from operator import add
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from kronfx.layers.convolution import Convolution, KroneckerConv
 from kronfx.layers.linear import KroneckerLinear
+from kronfx.layers.writes import computed
 from kronfx.records import KroneckerShape
 
 CHILD = "kronecker"  # what holds factored layers inside another module; no part of a site's name
@@ -53,12 +54,22 @@ class KroneckerCandidates(nn.Module):
         parameters = {**layer._parameters, "bias": self.bias}
         self._parameters.clear()  # so that they come in the order of a model built without candidates
         self._parameters.update(parameters)
-        self.__class__ = type(layer)  # type: ignore[assignment]
+        self.__class__ = self.decided(type(layer))  # type: ignore[assignment]
+
+    @staticmethod
+    def decided(kind: type[KroneckerLinear]) -> type[KroneckerLinear]:
+        """The class of what this becomes, where the last candidate is of this class."""
+        return kind
 
     @property
-    def shape(self) -> KroneckerShape:
+    def shape(self) -> Any:
+        """The block grid; of candidates that stand for a weight, the weight's shape."""
+        return self.grid
+
+    @property
+    def grid(self) -> KroneckerShape:
         """The finest grid: the blocks of every ``W^(k)`` are whole numbers of its blocks, those beyond ``W`` aside."""
-        shapes = [layer.shape for layer in self.candidates]
+        shapes = [layer.grid for layer in self.candidates]
         m2, n2 = math.gcd(*(shape.m2 for shape in shapes)), math.gcd(*(shape.n2 for shape in shapes))
         return KroneckerShape(-(-self.out_features // m2), -(-self.in_features // n2), m2, n2)
 
@@ -81,7 +92,7 @@ class KroneckerCandidates(nn.Module):
     @property
     def weight(self) -> Tensor:
         """``W = sum_k W^(k)``, materialized now; differentiable with respect to all factors."""
-        return reduce(add, (layer.weight for layer in self.candidates))
+        return computed(reduce(add, (layer.weight for layer in self.candidates)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., n] -> [..., m]``, of a convolution ``[N, channels, ...] -> [N, m, ...]``, each its own way."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from kronfx import kron
 from kronfx.layers.linear import KroneckerLinear
+from kronfx.layers.precision import without_autocast
+from kronfx.layers.writes import computed
 from kronfx.records import Evaluation, KroneckerShape
 
 Sizes = tuple[int, ...]
@@ -26,9 +30,20 @@ class Convolution:
     padding: Sizes | str
     dilation: Sizes
 
+    @classmethod
+    def of(cls, kernel: Sizes, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> Convolution:
+        """From what torch's functions take: one number for every axis, or one number an axis."""
+        dims = len(kernel)
+        padded = padding if isinstance(padding, str) else _sizes(padding, dims)
+        return cls(kernel, _sizes(stride, dims), padded, _sizes(dilation, dims))
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x [N, channels, ...] , weight [m, channels, *kernel] -> [N, m, ...]``."""
         return CONVOLVE[len(self.kernel)](x, weight, bias, self.stride, self.padding, self.dilation)
+
+
+def _sizes(value: Any, dims: int) -> Sizes:
+    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
 
 
 class KroneckerConv(KroneckerLinear):
@@ -58,26 +73,30 @@ class KroneckerConv(KroneckerLinear):
     @property
     def in_channels(self) -> int:
         """Channels of the input."""
-        return self.weight.shape[1]
+        return self.in_features // math.prod(self.convolution.kernel)
 
     @property
     def out_channels(self) -> int:
         """``m``."""
-        return self.shape.m
+        return self.grid.m
 
     @property
     def weight(self) -> Tensor:
         """``W [m, channels, *kernel]``, materialized now."""
+        with without_autocast():
+            return computed(self._kernel())
+
+    def _kernel(self) -> Tensor:
         W: Tensor = self.factors.materialize().unflatten(-1, (-1, *self.convolution.kernel))
         return W
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [N, channels, ...] -> [N, m, ...]`` by the chosen evaluation."""
         if self.evaluation == "materialize":
-            return self.convolution(x, self.weight, self.bias)
+            return self.convolution(x, self._kernel(), self.bias)
         evaluate = kron.conv_a_first if self.evaluation == "a_first" else kron.conv_b_first
         B = self.B.unflatten(-1, (-1, *self.convolution.kernel))
-        y = evaluate(x, self.S, self.A, B, self.shape, self.convolution)
+        y = evaluate(x, self.S, self.A, B, self.grid, self.convolution)
         return y if self.bias is None else y + self.bias.to(y.dtype).unflatten(0, (-1, *(1 for _ in self.stride)))
 
     def extra_repr(self) -> str:

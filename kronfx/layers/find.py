@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from kronfx.errors import KronfxError
+from kronfx.layers.adopted import KroneckerWeight
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
 from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, released
 from kronfx.layers.linear import Factors, KroneckerLinear
-from kronfx.layers.names import named_modules
+from kronfx.layers.names import wrapped
 
 FOLDED = (BlockSparseLinear, BlockSparseConv)
+_REWRITTEN = (KroneckerLinear, KroneckerCandidates, *FOLDED)
 
 
 def site_name(path: str) -> str:
-    """A site's name from the path of its weight or of its factored layer: ``"encoder.fc1.weight" -> "encoder.fc1"``."""
-    atoms = [atom for atom in path.removesuffix(".weight").split(".") if atom != CHILD]
-    return ".".join(atoms) or "weight"
+    """A site's name from the path of its weight: ``"encoder.fc1.weight" -> "encoder.fc1"``."""
+    return path.removesuffix(".weight") or "weight"
+
+
+def named_sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module with the name that a site there has: its path, without the steps into wrappers and kronfx's own.
+
+    What a module is decides, not what it is called: a user's child may be called ``kronecker`` or ``weight``. In a
+    graph, a layer stands where the weight was that the graph read.
+    """
+    return ((name or "weight", module) for name, module in _named(model, "", set(), False))
+
+
+def _named(module: nn.Module, name: str, seen: set[nn.Module], in_graph: bool) -> Iterator[tuple[str, nn.Module]]:
+    if module in seen:
+        return
+    seen.add(module)
+    yield name, module
+    inner = wrapped(module)
+    if inner is not None:
+        yield from _named(inner, name, seen, in_graph)
+    in_graph = in_graph or hasattr(type(module), "recompile")
+    for step, child in module.named_children():
+        inside = isinstance(module, KroneckerCandidates) and step == CHILD
+        path = name if inside else f"{name}.{step}".removeprefix(".")
+        is_weight = isinstance(child, KroneckerWeight) or (in_graph and isinstance(child, _REWRITTEN))
+        yield from _named(child, site_name(path) if is_weight else path, seen, in_graph)
 
 
 def factored_sites(model: nn.Module) -> dict[str, FactoredLayer]:
     """What stands at every factored site, by its name: a factored layer, or candidates for one."""
     found: dict[str, FactoredLayer] = {}
     candidates: set[nn.Module] = set()
-    for path, module in named_modules(model):
+    for name, module in named_sites(model):
         if isinstance(module, KroneckerCandidates):
             candidates.update(module.candidates)
         if isinstance(module, (KroneckerLinear, KroneckerCandidates)) and module not in candidates:
-            found[site_name(path)] = module
+            found[name] = module
     return found
 
 
@@ -35,15 +63,15 @@ def kronecker_layers(model: nn.Module) -> dict[str, KroneckerLinear]:
     """Every factored layer of a model, convolutions and stacks too, by the name of its site; candidates for a site
     ``fc`` are layers of their own, ``fc.0``, ``fc.1``, ..., whose weights add up.
     """
-    return {site_name(path): m for path, m in named_modules(model) if isinstance(m, KroneckerLinear)}
+    return {name: module for name, module in named_sites(model) if isinstance(module, KroneckerLinear)}
 
 
 def folded_layers(model: nn.Module) -> dict[str, FoldedWeight]:
     """Every folded weight of a model by the name of its site."""
     found: dict[str, FoldedWeight] = {}
-    for path, module in named_modules(model):
+    for path, module in _named(model, "", set(), False):
         for name, weight in released(module).items():
-            found[site_name(path if name == "weight" else f"{path}.{name}".removeprefix("."))] = weight
+            found[(path if name == "weight" else f"{path}.{name}".removeprefix(".")) or "weight"] = weight
     return found
 
 

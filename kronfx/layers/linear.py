@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronfx import kron
+from kronfx.layers.precision import without_autocast
+from kronfx.layers.writes import computed, refuse, require_factors
 from kronfx.records import Evaluation, KroneckerShape
+
+EVALUATE = {"a_first": kron.a_first, "b_first": kron.b_first}
+STACKED = {"a_first": kron.stacked_a_first, "b_first": kron.stacked_b_first}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +46,37 @@ class Factors:
         W = kron.materialize(self.S, self.A, self.B)
         return W if self.features is None else W[..., : self.features[0], : self.features[1]]
 
+    @property
+    def transposed(self) -> Factors:
+        """Those of ``W^T [n, m]``: every factor transposed."""
+        return Factors(self.S.mT, self.A.mT, self.B.mT, self.features and self.features[::-1])
+
+
+def evaluated(
+    x: Tensor, factors: Factors, grid: KroneckerShape, rank: int, evaluation: Evaluation, stacked: bool = False
+) -> Tensor:
+    """``x [..., n] -> x W^T [..., m]``; where the factors are ``stacked``, ``x [*stack, N, n]``.
+
+    A padded shape gets zeros for the surplus columns of ``W``, and loses its surplus rows.
+    """
+    if evaluation == "materialize":
+        W = factors.materialize()
+        return torch.matmul(x, W.mT) if stacked else F.linear(x, W)
+    features = factors.features
+    x = x if features is None else F.pad(x, (0, grid.n - features[1]))
+    S, A, B = factors.S, factors.A, factors.B
+    y = STACKED[evaluation](x, S, A, B, grid) if stacked else EVALUATE[evaluation](x, S, A, B, grid, rank)
+    return y if features is None else y[..., : features[0]].contiguous()
+
 
 class KroneckerLinear(nn.Module):
     """``y [..., m] = x [..., n] W^T + bias`` with ``W = sum_i (S * A_i) kron B_i`` (paper, Eq. 3), never formed
     unless the evaluation says so.
 
     It answers ``weight``, ``in_features`` and ``out_features`` as the layer it replaces did; ``weight`` is computed
-    at each reading, so writing into it changes nothing. With a ``stack`` of leading axes (experts) every factor, ``W``
-    and ``x [*stack, N, n]`` have them too. A padded layer has ``features = (m, n)`` smaller than its blocks make: ``x``
-    gets zeros for the surplus columns, ``y`` loses the surplus rows, and so does ``W``.
+    at each reading, so writing into it raises WeightError. With a ``stack`` of leading axes (experts) every factor,
+    ``W`` and ``x [*stack, N, n]`` have them too. A padded layer has ``features = (m, n)`` smaller than its blocks make:
+    ``x`` gets zeros for the surplus columns, ``y`` loses the surplus rows, and so does ``W``.
     """
 
     bias: nn.Parameter | None
@@ -66,7 +94,7 @@ class KroneckerLinear(nn.Module):
         features: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.shape, self.rank, self.evaluation, self.stack = shape, rank, evaluation, stack
+        self.grid, self.rank, self.evaluation, self.stack = shape, rank, evaluation, stack
         self.features = features
         self.S = nn.Parameter(torch.empty(*stack, shape.m1, shape.n1, device=device, dtype=dtype))
         self.A = nn.Parameter(torch.empty(*stack, rank, shape.m1, shape.n1, device=device, dtype=dtype))
@@ -74,9 +102,18 @@ class KroneckerLinear(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw everything anew, as ``nn.Linear`` does: random factors, and a bias uniform within ``1 / sqrt(n)``."""
         self.reset_factors()
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / math.sqrt(self.in_features), 1 / math.sqrt(self.in_features))
+
+    @property
+    def shape(self) -> Any:
+        """The block grid, ``KroneckerShape``; of a layer that stands for a weight, the weight's shape."""
+        return self.grid
 
     @torch.no_grad()
     def reset_factors(self, std: float | None = None) -> None:
@@ -93,7 +130,7 @@ class KroneckerLinear(nn.Module):
         of 3 seeds: 57.9, 57.2, 58.8 (rank 1), 76.9, 76.8, 77.8 (rank 2), 86.2, 87.2, 87.3 (rank 4).
         """
         std = 1 / math.sqrt(3 * self.in_features) if std is None else std
-        entries = math.prod(self.shape.block)
+        entries = math.prod(self.grid.block)
         precise = torch.promote_types(self.B.dtype, torch.float32)
         A, B = (_normal(factor, precise) for factor in (self.A, self.B))
         B *= math.sqrt(entries * std) / self.rank**0.25 / torch.linalg.vector_norm(B, dim=(-2, -1), keepdim=True)
@@ -115,7 +152,7 @@ class KroneckerLinear(nn.Module):
 
         ``energy`` is the share of ``||W||_F^2`` that they keep: the rest of ``W`` is orthogonal to them.
         """
-        S, A, B = kron.nearest_factors(W, self.shape, self.rank)
+        S, A, B = kron.nearest_factors(W, self.grid, self.rank)
         for parameter, value in zip((self.S, self.A, self.B), (S, A, B)):
             parameter.copy_(value.reshape(parameter.shape))
         whole = float(torch.linalg.vector_norm(W, dtype=torch.promote_types(W.dtype, torch.float32)))
@@ -125,12 +162,12 @@ class KroneckerLinear(nn.Module):
     @property
     def in_features(self) -> int:
         """``n``."""
-        return self.shape.n if self.features is None else self.features[1]
+        return self.grid.n if self.features is None else self.features[1]
 
     @property
     def out_features(self) -> int:
         """``m``."""
-        return self.shape.m if self.features is None else self.features[0]
+        return self.grid.m if self.features is None else self.features[0]
 
     @property
     def factors(self) -> Factors:
@@ -140,12 +177,13 @@ class KroneckerLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """``W [m, n]``, materialized now; differentiable with respect to the factors."""
-        return self.factors.materialize()
+        with without_autocast():
+            return computed(self.factors.materialize())
 
     @torch.no_grad()
     def zero_blocks(self) -> int:
         """How many blocks of ``W`` are exactly zero."""
-        return self.blocks - int(kron.block_mask(self.factors.materialize(), self.shape).sum())
+        return self.blocks - int(kron.block_mask(self.factors.materialize(), self.grid).sum())
 
     @property
     def blocks(self) -> int:
@@ -153,29 +191,30 @@ class KroneckerLinear(nn.Module):
         return self.S.numel()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x [..., n] -> [..., m]`` by the chosen evaluation."""
-        if self.stack:
-            return torch.matmul(x, self.weight.mT)
+        """``x [..., n] -> [..., m]`` by the chosen evaluation; of a stack, ``x [*stack, N, n]``."""
         # torch's own encoder hands nested tensors to its layers where a padding mask is given; only products take them.
-        if self.evaluation == "materialize" or (isinstance(x, Tensor) and x.is_nested):
-            return F.linear(x, self.weight, self.bias)
-        evaluate = kron.a_first if self.evaluation == "a_first" else kron.b_first
-        return self.finished(evaluate(self.widened(x), self.S, self.A, self.B, self.shape, self.rank))
-
-    def widened(self, x: Tensor) -> Tensor:
-        """``x [..., n]`` with zeros for the surplus columns of a padded layer."""
-        return x if self.features is None else F.pad(x, (0, self.shape.n - self.features[1]))
-
-    def finished(self, y: Tensor) -> Tensor:
-        """``y [..., m]`` of the products without the surplus rows of a padded layer, with the bias."""
-        y = y if self.features is None else y[..., : self.features[0]]
+        if (self.evaluation == "materialize" or (isinstance(x, Tensor) and x.is_nested)) and not self.stack:
+            return F.linear(x, self.factors.materialize(), self.bias)
+        y = evaluated(x, self.factors, self.grid, self.rank, self.evaluation, bool(self.stack))
         # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "weight":
+            refuse("__set__")
+        super().__setattr__(name, value)  # type: ignore[arg-type]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing: list[str],
+        unexpected: list[str], errors: list[str],
+    ) -> None:  # fmt: skip
+        require_factors(state_dict, f"{prefix}weight", errors)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         """Shape, rank and evaluation, for ``print(model)``."""
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.shape}, "
+            f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.grid}, "
             f"rank={self.rank}, evaluation={self.evaluation}, bias={self.bias is not None}"
             + ("" if self.energy is None else f", energy={self.energy:.1%}")
         )

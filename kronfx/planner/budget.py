@@ -105,7 +105,7 @@ def _grouped(
     groups: dict[object, _Group | str] = {}
     for site in (site for site in sites if site.name in wishes):
         wish = wishes[site.name]
-        key: object = (site.m, site.n, site.stack, site.taps, site.formed, site.sharers, wish)
+        key: object = (site.m, site.n, site.stack, site.taps, site.sharers, wish)
         if setting.energies is not None or wish.named:
             key = site.name
         if key not in groups:

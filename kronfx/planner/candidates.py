@@ -104,7 +104,6 @@ def _of_shape(
     by_evaluation = [
         site.stack * np.array([sum(shape.products(int(r), setting.rows, e, site.taps)) for r in ranks], np.int64)
         for e in EVALUATIONS
-        if e == "materialize" or not site.formed
     ]
     costs = np.stack([parameters, np.minimum.reduce(by_evaluation)], axis=1)
     if setting.energies is None:

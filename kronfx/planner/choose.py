@@ -33,7 +33,7 @@ class Setting:
 
     def made(self, site: Site, shape: KroneckerShape, rank: int) -> Choice:
         """The choice of this shape and rank, its evaluation and its energy."""
-        evaluation = "materialize" if site.formed else cheapest(shape, rank, self.rows, site.taps, self.price)
+        evaluation = cheapest(shape, rank, self.rows, site.taps, self.price)
         energy = None if self.energies is None else self.energies(site, shape)[rank - 1]
         return Choice(site, shape, rank, evaluation, energy)
 

@@ -15,6 +15,7 @@ from kronfx.tables import abbreviated, percent, render
 
 PLAN_FORMAT = "kronfx-plan"
 PLAN_VERSION = 2
+FORMER = ("formed",)  # what a site said in earlier releases, and no longer does
 
 HEADERS = (
     "layer", "kind", "m x n", "blocks", "of", "rank", "evaluation", "dense", "factored", "share", "ops dense",
@@ -238,7 +239,7 @@ def _record(kind: type[Any], entry: dict[str, Any]) -> Any:
 
 def _choice(entry: dict[str, Any]) -> Choice:
     choice = Choice(
-        _record(Site, entry["site"]),
+        _record(Site, {name: value for name, value in entry["site"].items() if name not in FORMER}),
         _record(KroneckerShape, entry["shape"]),
         entry["rank"],
         entry["evaluation"],

@@ -83,9 +83,8 @@ class Site:
     """Where a linear map lives: the weight's path without a closing ``.weight``, how it is spelled, its size.
 
     ``stack`` counts maps of one shape held in one tensor (experts). A convolution is the map of its unrolled patches:
-    ``n`` is the input channels times the ``taps`` of its kernel. ``formed``: the owner reads ``W`` itself, so that it
-    has to be materialized. ``sharers`` weights of the model are one tensor, whose first name is ``shared``: it goes
-    once all of them are rewritten.
+    ``n`` is the input channels times the ``taps`` of its kernel. ``sharers`` weights of the model are one tensor, whose
+    first name is ``shared``: it goes once all of them are rewritten.
     """
 
     name: str
@@ -95,7 +94,6 @@ class Site:
     dtype: str = "float32"
     stack: int = 1
     taps: int = 1
-    formed: bool = False
     shared: str = ""
     sharers: int = 1
 

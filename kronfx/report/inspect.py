@@ -60,12 +60,12 @@ def _of_model(model: nn.Module) -> Report:
             "factored",
             layer.out_features,
             layer.in_features,
-            layer.shape.block,
+            layer.grid.block,
             layer.rank,
             layer.evaluation,
             layer.S.numel() + layer.A.numel() + layer.B.numel(),
             layer.zero_blocks(),
-            layer.blocks // layer.shape.blocks,
+            layer.blocks // layer.grid.blocks,
             layer.energy,
         )
         for name, layer in kronecker_layers(model).items()

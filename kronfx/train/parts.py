@@ -38,7 +38,7 @@ class FactoredPart:
     @property
     def signature(self) -> list[int]:
         """``m1, n1, m2, n2``, the rank and the blocks, a stack's all together."""
-        shape = self.layer.shape
+        shape = self.layer.grid
         return [shape.m1, shape.n1, shape.m2, shape.n2, self.layer.rank, self.layer.blocks]
 
     @property

@@ -284,7 +284,7 @@ def _undecided(model: nn.Module) -> dict[str, FactoredLayer]:
 
 def _signature(sites: dict[str, FactoredLayer]) -> dict[str, list[list[int]]]:
     return {
-        site: [[x.shape.m1, x.shape.n1, x.shape.m2, x.shape.n2, x.rank] for x in candidates_of(layer)]
+        site: [[x.grid.m1, x.grid.n1, x.grid.m2, x.grid.n2, x.rank] for x in candidates_of(layer)]
         for site, layer in sites.items()
     }
 
@@ -292,4 +292,4 @@ def _signature(sites: dict[str, FactoredLayer]) -> dict[str, list[list[int]]]:
 def _block(layer: KroneckerLinear) -> Block:
     """``(m2, n2)`` as it was wished for: a convolution's ``n2`` counts channels."""
     taps = math.prod(layer.convolution.kernel) if isinstance(layer, KroneckerConv) else 1
-    return layer.shape.m2, layer.shape.n2 // taps
+    return layer.grid.m2, layer.grid.n2 // taps

@@ -79,13 +79,13 @@ def _adam(name: str, layer: KroneckerLinear) -> list[float]:
     """Of ``A`` and of ``B``."""
     sides = zip(_scales(name, layer), fans(layer))
     gain = GAIN * layer.rank**0.25
-    return [gain * layer.shape.n / d_in * scale / _unit(d_in, d_out) for scale, (d_in, d_out) in sides]
+    return [gain * layer.grid.n / d_in * scale / _unit(d_in, d_out) for scale, (d_in, d_out) in sides]
 
 
 def _sgd(name: str, layer: KroneckerLinear) -> list[float]:
     """Of ``A`` and of ``B``."""
     a, b = _scales(name, layer)
-    shape = layer.shape
+    shape = layer.grid
     return [1 / (shape.m2 * shape.n2 * b**2), 1 / (shape.m1 * shape.n1 * a**2)]
 
 

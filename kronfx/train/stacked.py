@@ -60,7 +60,7 @@ def stacking(layer: KroneckerLinear) -> Stacking:
 
 def fans(layer: KroneckerLinear) -> tuple[tuple[int, int], tuple[int, int]]:
     """``(d_in, d_out)`` of ``A_s`` and of ``B_s``: each is a batch of maps from ``d_in`` to ``d_out`` features."""
-    shape, r = layer.shape, layer.rank
+    shape, r = layer.grid, layer.rank
     if layer.evaluation == "b_first":
         return (r * shape.n1, shape.m1), (shape.n2, r * shape.m2)
     return (shape.n1, r * shape.m1), (r * shape.n2, shape.m2)
