@@ -45,7 +45,12 @@ def shadow(model: nn.Module) -> tuple[nn.Module, dict[nn.Parameter, Tensor]]:
     """The model's twin in evaluation mode, to run, and of each of its parameters the twin's."""
     found = twins(model)
     pairs = ((module._parameters, each._parameters) for module, each in found.items())
-    shadows = {p: theirs[name] for ours, theirs in pairs for name, p in ours.items() if p is not None}
+    shadows = {
+        p: each
+        for ours, theirs in pairs
+        for p, each in zip(ours.values(), theirs.values())
+        if p is not None and each is not None
+    }
     return found[model].eval(), shadows
 
 
