@@ -17,7 +17,10 @@ from kronfx.errors import WeightError
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")}
 HOOKS = {"register_hook", "register_post_accumulate_grad_hook"}
 # What shares memory with its argument: writing there is writing into the weight.
-SHARING = {"detach", "view", "t", "transpose", "permute", "__getitem__", "reshape", "flatten", "squeeze", "unsqueeze"}
+SHARING = {
+    "detach", "view", "t", "transpose", "permute", "__getitem__", "reshape", "flatten", "squeeze", "unsqueeze", "split",
+    "chunk", "unbind",
+}  # fmt: skip
 READ = {Tensor.data.__get__, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
 
 
@@ -65,7 +68,11 @@ class ComputedWeight(Tensor, metaclass=_LikeAnyTensor):
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
         shares = func in READ or getattr(func, "__name__", "") in SHARING
-        return result.as_subclass(cls) if shares and isinstance(result, Tensor) else result
+        if not shares:
+            return result
+        return (
+            result.as_subclass(cls) if isinstance(result, Tensor) else tuple(part.as_subclass(cls) for part in result)
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.as_subclass(Tensor).detach().clone()

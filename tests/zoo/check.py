@@ -1,4 +1,4 @@
-"""One model through every promise: coverage, exactness, training, fold, checkpoint, ONNX."""
+"""One model through every promise: coverage, exactness, work, training, fold, checkpoint, ONNX."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from zoo.coverage import Coverage, cover, matrices, serves
 from zoo.deployed import deploy
 from zoo.entry import Entry, call
 from zoo.outcome import Outcome, deviation, judged
+from zoo.work import work
 
 RANK = 2  # of the trained model: small, yet more than one term in every sum
 STEPS = 3
 
-Column = Literal["rewritten", "exact", "trains", "folds", "reloads", "deploys"]
+Column = Literal["rewritten", "exact", "works", "trains", "folds", "reloads", "deploys"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Row:
     name: str
     rewritten: Outcome
     exact: Outcome
+    works: Outcome
     trains: Outcome
     folds: Outcome
     reloads: Outcome
@@ -70,6 +72,7 @@ def _row(entry: Entry) -> Row:
         entry.name,
         rewritten,
         exact,
+        _attempt(partial(work, entry)),
         trains,
         _attempt(partial(_folds, entry, model)),
         _attempt(partial(_reloads, entry, model)),
