@@ -26,19 +26,15 @@ def in_todays_names(saved: Saved, model: nn.Module) -> Saved:
 
 def _today(name: str, model: nn.Module) -> str:
     steps = name.split(".")
-    for at in range(len(steps) - 1):
-        modules = _modules_at(model, steps[:at])
-        weight, rest = (steps[at + 1], steps[at + 2 :]) if steps[at] == CHILD else ("weight", steps[at:])
-        is_former = bool(rest) and rest[0] in _FACTORS
-        if is_former and isinstance(modules.get(weight), KroneckerWeight):
-            return ".".join((*steps[:at], weight, *rest))
-    return _last(name, steps, model)
-
-
-def _last(name: str, steps: list[str], model: nn.Module) -> str:
-    owner = _modules_at(model, steps[:-1])
-    is_former = steps[-1] in _FACTORS and isinstance(owner.get("weight"), KroneckerWeight)
-    return ".".join((*steps[:-1], "weight", steps[-1])) if is_former else name
+    for at, step in enumerate(steps):
+        places = [("weight", steps[at:])]
+        if step == CHILD and at + 1 < len(steps):
+            places.append((steps[at + 1], steps[at + 2 :]))
+        for weight, rest in places:
+            owner = _modules_at(model, steps[:at])
+            if rest and rest[0] in _FACTORS and isinstance(owner.get(weight), KroneckerWeight):
+                return ".".join((*steps[:at], weight, *rest))
+    return name
 
 
 def _modules_at(model: nn.Module, steps: list[str]) -> Mapping[str, nn.Module | None]:

@@ -27,11 +27,9 @@ def copied(model: nn.Module, error: type[KronfxError]) -> nn.Module:
         found = f"a model that copy.deepcopy cannot copy ({cause})"
         remedy = "gather its state into a fresh model first (or pass inplace=True, where that is an option)"
         raise error("", found, "a model that copies", remedy) from cause
-    for ours, theirs in zip(
-        twin.parameters(), model.parameters()
-    ):  # torch copies a parameter without its marks and hooks
-        vars(ours).update(vars(theirs))
-        for hook in (theirs._backward_hooks or {}).values():
+    for ours, theirs in zip(twin.parameters(), model.parameters()):
+        vars(ours).update(vars(theirs))  # torch copies a parameter without its marks and hooks
+        for hook in (theirs._backward_hooks or {}).values() if ours.requires_grad else ():
             ours.register_hook(hook)
     return twin
 
