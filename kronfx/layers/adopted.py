@@ -7,8 +7,10 @@ keys. Nothing is done to anybody's class, so ``copy``, ``pickle``, ``isinstance`
 as they were.
 
 A submodule, not a tensor subclass: a subclass would be one parameter that hides three, which optimizers, DDP, FSDP and
-checkpoints have to see. The price is ``isinstance(owner.weight, Tensor)``, which is False, and operators registered by
-others (``torch.ops``), which ask for a tensor and raise TypeError; sites where a weight goes there are refused.
+checkpoints have to see. Torch asks anything with ``__torch_function__`` to answer, so functions, methods and registered
+operators take it, compiled and exported too. The prices: ``isinstance(owner.weight, Tensor)`` is False, and torch's
+fused inference kernels for attention, which take tensors only, step aside for the ordinary path. The two differ where a
+``nn.TransformerEncoder`` gets a padding mask: the fused one sets the padded positions to zero.
 """
 
 from __future__ import annotations
