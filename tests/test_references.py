@@ -102,6 +102,24 @@ def test_patched_and_furnished_layers_stay_themselves() -> None:
     assert kx.fold(factored).state_dict().keys() == model.state_dict().keys()
 
 
+def test_a_function_in_a_copy_calls_the_copy() -> None:
+    """A forward that was patched with a closure over the old one, and a lambda: ``copy.deepcopy`` shares both."""
+
+    def doubled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: 2 * forward(x)
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), torch.randn(3, 8)
+    model[0].forward = doubled(model[0].forward)
+    model.last = lambda x: model[1](x)
+    factored = kx.factorize(model, rank="full", init="nearest")
+    torch.testing.assert_close(factored(x), model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(factored.last(x), model.last(x), rtol=1e-4, atol=1e-4)
+    (factored(x) + factored.last(x)).sum().backward()
+    assert all(p.grad is not None for p in factored.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_no_class_of_anybodys_is_made_or_told() -> None:
     known = []
 

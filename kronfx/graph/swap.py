@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from kronfx.errors import KronfxError
+from kronfx.graph.closures import rebind
 from kronfx.graph.references import follow
 
 # Shared, not copied: what ``register_*`` returned takes its hook out of the very dict that it was put into.
@@ -27,6 +28,7 @@ def copied(model: nn.Module, error: type[KronfxError]) -> nn.Module:
         found = f"a model that copy.deepcopy cannot copy ({cause})"
         remedy = "gather its state into a fresh model first (or pass inplace=True, where that is an option)"
         raise error("", found, "a model that copies", remedy) from cause
+    rebind(twin, model)
     for ours, theirs in zip(twin.parameters(), model.parameters()):
         vars(ours).update(vars(theirs))  # torch copies a parameter without its marks and hooks
         for hook in (theirs._backward_hooks or {}).values() if ours.requires_grad else ():

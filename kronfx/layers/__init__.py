@@ -1,10 +1,10 @@
 """What a factored and a folded layer is, as a module.
 
 A Kronecker subgraph lives in one module, :class:`KroneckerLinear`, which takes the place of a module that is one linear
-map, or of a weight that its owner goes on reading (:class:`KroneckerWeight`). The subgraph could as well be spelled out
-node by node in a graph, but then its site marks would be lost by pickling (fx retraces a pickled graph and drops
-``node.meta``), and hooks, FSDP units and ``state_dict`` keys would have no module to hang on. ``kronfx.graph`` spells it
-out, node by node and marked, wherever someone wants to look at it or transform it further.
+map, or of a weight that its owner goes on reading (:class:`KroneckerWeight`). The subgraph could as well be spelled
+out node by node in a graph, but then its site marks would be lost by pickling (fx retraces a pickled graph and drops
+``node.meta``), and hooks, FSDP units and ``state_dict`` keys would have no module to hang on. ``kronfx.graph`` spells
+it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
 from kronfx.layers.adopted import KroneckerWeight, adopt, factored_weights, release, released
