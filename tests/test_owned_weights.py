@@ -190,6 +190,13 @@ def test_exported_and_compiled(strict: bool) -> None:
     torch.testing.assert_close(compiled(x), model(x))
 
 
+def test_compiled_from_the_left() -> None:
+    torch.compiler.reset()
+    weight, x = owned(drawn("a_first"), False).w, torch.randn(20, 5, dtype=torch.float64)
+    compiled = torch.compile(lambda x: weight @ x, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), weight.formed() @ x, **CLOSE)
+
+
 def test_copied_pickled_mapped_and_checkpointed() -> None:
     model, x = factored_owner()
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
+from weakref import ProxyTypes
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -52,7 +53,7 @@ class _Walk:
 
     def new(self, value: Any) -> Any:
         """What stands for a value from now on."""
-        if value is None or isinstance(value, _PLAIN):
+        if value is None or type(value) in ProxyTypes or isinstance(value, _PLAIN):
             return value
         value = self.replacements.get(id(value), value)
         if isinstance(value, Tensor):

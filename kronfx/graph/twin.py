@@ -38,19 +38,24 @@ def _blank(module: nn.Module) -> nn.Module:
     """An instance without attributes; a graph, and what torch.jit made, are looked at as they are."""
     if isinstance(module, (fx.GraphModule, torch.jit.ScriptModule)):
         return module
-    return type(module).__new__(type(module))
+    blank: nn.Module = object.__new__(type(module))
+    return blank
 
 
 def _valueless(value: Tensor) -> Tensor:
+    """The tensor on the meta device; itself where it is of a kind that cannot go there, or is not born yet."""
     if nn.parameter.is_lazy(value):
         return value
-    empty = torch.empty_like(value, device="meta", requires_grad=False)
+    try:
+        empty = torch.empty_like(value.detach(), device="meta")
+    except Exception:  # quantized, sharded, sparse: whatever their class raises
+        return value
     return nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, Tensor) and id(value) not in memo:
-        memo[id(value)] = value.detach().to("meta")
+        memo[id(value)] = _valueless(value)
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # an attribute may be anything

@@ -95,10 +95,17 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _matmul(input: Any, other: Any) -> Any:
+    """``input @ other``. torch's compiler (2.13) hands ``weight @ x`` over as ``x @ weight``: the sizes tell them apart,
+    but for an ``x`` that fits on both sides.
+    """
+    if torch.compiler.is_compiling() and isinstance(input, Tensor) and isinstance(other, Unformed):
+        if input.dim() == 2 and input.shape[-1] != other.shape[-2]:  # type: ignore[attr-defined]
+            return _times(other, input)
     return _times(input, other)
 
 
 def _reversed(other: Any, input: Any) -> Any:
+    """``input @ other``."""
     return _times(input, other)
 
 
