@@ -95,12 +95,12 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _matmul(input: Any, other: Any) -> Any:
-    """``input @ other``. torch's compiler (2.13) hands ``weight @ x`` over as ``x @ weight``: the sizes tell them apart,
+    """``input @ other``. torch's compiler (2.13) hands ``weight @ x`` over as ``x @ weight``: told apart by the sizes,
     but for an ``x`` that fits on both sides.
     """
-    if torch.compiler.is_compiling() and isinstance(input, Tensor) and isinstance(other, Unformed):
-        if input.dim() == 2 and input.shape[-1] != other.shape[-2]:  # type: ignore[attr-defined]
-            return _times(other, input)
+    handed = torch.compiler.is_compiling() and isinstance(input, Tensor) and input.dim() == 2
+    if handed and isinstance(other, Unformed) and input.shape[-1] != other.mT.shape[-1]:
+        return _times(other, input)
     return _times(input, other)
 
 
