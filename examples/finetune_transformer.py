@@ -129,7 +129,9 @@ def train(model: nn.Module, text: Tensor, here: Place, given: argparse.Namespace
     """AdamW with a one-cycle schedule, and block sparsity if wanted. Returns the share of zero blocks."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=given.steps)
-    sparsity = kx.train.BlockSparsity(model, given.strength, given.target, optimizer) if sparse else None
+    sparsity = None
+    if sparse:
+        sparsity = kx.train.BlockSparsity(model, target=given.target, optimizer=optimizer, steps=given.steps)
     what = "factored" if sparse else "dense   "
     for batch in track(batches(text, given.steps, seed=2), what, total=given.steps, disable=here.rank != 0):
         loss = loss_of(model, batch, here)
@@ -149,7 +151,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="folder of a transformers causal language model with its tokenizer")
     parser.add_argument("--data", type=Path, default=SHARED, help="a text file (default: tinyshakespeare, if there)")
     parser.add_argument("--steps", type=int, default=300, help="of the dense and of the factored training each")
-    parser.add_argument("--strength", type=float, default=15.0, help="of the penalty, to begin with")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--block", type=int, nargs=2, default=(16, 16), metavar=("M2", "N2"))
     parser.add_argument("--target", type=float, default=0.5, help="share of blocks to drive to zero")

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 import kronfx as kx
 
 EPOCHS, BATCH, LEARNING_RATE, TARGET = 40, 64, 1e-2, 0.7
-STRENGTH, FREEZE_AT = 1.0, 0.4  # to begin with; of the steps: the zeros stay from there on, the rest recovers
 BATCH_SIZES = (1, 7, 256)
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -52,7 +51,9 @@ def train(model: nn.Module, x: Tensor, y: Tensor, target: float | None) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     steps = EPOCHS * -(-len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    sparsity = None if target is None else kx.train.BlockSparsity(model, STRENGTH, target, optimizer)
+    sparsity = (
+        None if target is None else kx.train.BlockSparsity(model, target=target, optimizer=optimizer, steps=steps)
+    )
     for _ in track(range(EPOCHS), description="dense   " if target is None else "factored"):
         for batch in torch.randperm(len(x)).split(BATCH):
             loss = F.cross_entropy(model(x[batch]), y[batch])
@@ -62,8 +63,6 @@ def train(model: nn.Module, x: Tensor, y: Tensor, target: float | None) -> None:
             if sparsity is not None:
                 sparsity.step()
             schedule.step()
-            if sparsity is not None and schedule.last_epoch == int(FREEZE_AT * steps):
-                sparsity.freeze()
 
 
 def in_torch(model: nn.Module) -> Predict:

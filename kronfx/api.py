@@ -27,7 +27,7 @@ from kronfx.layers import (
     full_precision,
     require_module,
 )
-from kronfx.planner import BlockWish, Limit, Names, Overrides, Pair, RankWish, plan_sites
+from kronfx.planner import BlockWish, Limit, Names, Overrides, Pair, RankWish, ZeroStart, plan_sites
 
 
 class PlanOptions(TypedDict, total=False):
@@ -50,6 +50,11 @@ class PlanOptions(TypedDict, total=False):
     overrides: Overrides
     skip_unprofitable: bool
     rates: records.Rates | None
+    zero_start: ZeroStart
+    example_inputs: Any
+
+
+ZERO_START: ZeroStart = "residual"
 
 
 @full_precision()
@@ -73,6 +78,8 @@ def plan(
     overrides: Overrides = None,
     skip_unprofitable: bool = False,
     rates: records.Rates | None = None,
+    zero_start: ZeroStart = ZERO_START,
+    example_inputs: Any = None,
 ) -> records.Plan:
     """Choose what every linear map ``W [m, n]`` of a model becomes: a block shape, a rank and an evaluation.
 
@@ -94,6 +101,16 @@ def plan(
     - ``include``, ``exclude``: names, globs or module types of the sites to rewrite or to leave alone.
     - ``untie``: also rewrite a weight that several modules share; it becomes one weight each.
     - ``skip_unprofitable``: leave alone what would get bigger or slower, with both numbers in the reason.
+
+    How it starts, where the start is random:
+
+    - ``zero_start``: ``"residual"`` for the maps whose output is added to the stream it left (through nothing but
+      dropout, a scale, a normalization right behind a convolution, and what moves entries about), or names, globs or
+      types of such maps, or None. Of these the factor applied last (``b_first``: ``A``, else ``B``) starts at zero, all
+      else as ever, so that the model starts as the identity along its streams; the plan lists them.
+    - ``example_inputs``: branches are seen by running a copy without values on inputs guessed from its layers. Where no
+      guess runs, the plan says so; a tensor, a tuple of tensors or a dict of keyword tensors helps (their values do not
+      matter).
 
     Whole-model budgets choose shape and rank of every site at once (a multiple-choice knapsack, with its gap):
 
@@ -125,6 +142,10 @@ def plan(
         overrides=overrides,
         skip_unprofitable=skip_unprofitable,
         rates=rates,
+        zero_start=zero_start,
+        branches=records.Branches()
+        if zero_start is None
+        else graph_stage.branches(model, found.matches, example_inputs),
         types={match.site.name: type(match.owner) for match in found.matches},
         model_parameters=sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p)),
         energies=Energies({match.site.name: match.matrix for match in found.matches}) if energy else None,
@@ -143,9 +164,11 @@ def factorize(
     """Rewrite the linear maps of a model into Kronecker-factored ones, ready to train: the one call.
 
     Without a ``plan``, one is made from ``plan_options`` (see :func:`plan`). ``init="random"`` starts anew, with the
-    spread of the weights it replaces; ``init="nearest"`` starts from the nearest factors of the weights. The model
-    passed in is left untouched unless ``inplace=True``; use the returned one in either case. What was rewritten and
-    what was refused is in ``kronfx.inspect(result)``. Raises PlanError, FactorizeError.
+    spread of the weights it replaces; ``init="nearest"`` starts from the nearest factors of the weights. A weight that
+    is zero is zero after either, and learns. ``zero_start`` is about random starts: with ``"nearest"`` the weights are
+    what they were, and a plan's marks do nothing. The model passed in is left untouched unless ``inplace=True``; use
+    the returned one in either case. What was rewritten and what was refused is in ``kronfx.inspect(result)``. Raises
+    PlanError, FactorizeError.
     """
     require_module(model, FactorizeError)
     if plan is not None and plan_options:
@@ -156,7 +179,7 @@ def factorize(
             "put the options into kronfx.plan",
         )
     if plan is None:
-        plan = _plan(model, **plan_options)
+        plan = _plan(model, **(plan_options if init == "random" else _trained(plan_options)))
     if not isinstance(plan, records.Plan):
         raise FactorizeError("", f"a plan of type {type(plan).__name__}", "a kronfx Plan", "make one with kronfx.plan")
     rewritten = graph_stage.factorize(model, plan, init, inplace)
@@ -164,6 +187,14 @@ def factorize(
         reasons = {refusal.reason for refusal in plan.refusals} or {"the model has no weight of two or more dimensions"}
         warnings.warn(f"kronfx.factorize rewrote nothing: {'; '.join(sorted(reasons))}", stacklevel=2)
     return rewritten
+
+
+def _trained(plan_options: PlanOptions) -> PlanOptions:
+    """The options where weights are kept: nothing starts at zero. Raises FactorizeError where it was to."""
+    if plan_options.get("zero_start") is not None:
+        found = f"zero_start={plan_options.get('zero_start')!r} with init='nearest', which keeps the weights"
+        raise FactorizeError("", found, "init='random' for a start at zero", "leave one of the two out")
+    return {**plan_options, "zero_start": None}
 
 
 _plan = plan  # the verb, where a parameter of factorize has its name

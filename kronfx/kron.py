@@ -17,6 +17,7 @@ n1 r]``) in the backward pass, so it is done only where that is no larger than t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -131,6 +132,9 @@ def nearest_factors(W: Tensor, shape: KroneckerShape, rank: int) -> tuple[Tensor
     ``R(W) [m1 n1, m2 n2]`` evenly (Van Loan and Pitsianis 1993). At ``r = min(m1 n1, m2 n2)`` the sum is ``W``
     itself, for any block-sparse ``W`` too, zero blocks exactly (paper, Proposition 1). Computed in float32 at
     least; the results have ``W``'s dtype.
+
+    Ranks that ``W`` has no use for start as LoRA's do, ``A_i`` drawn and ``B_i = 0``: were both zero, neither would
+    ever get a gradient. Nor would they if a zero ``W`` had ``S = 0``, so there it is 1.
     """
     precise = W.detach().to(torch.promote_types(W.dtype, torch.float32))
     R = blocks_of(precise, shape).flatten(-2).flatten(-3, -2)
@@ -139,7 +143,28 @@ def nearest_factors(W: Tensor, shape: KroneckerShape, rank: int) -> tuple[Tensor
     A = (U[..., :rank] * root.unsqueeze(-2)).mT.unflatten(-1, (shape.m1, shape.n1))
     B = (root.unsqueeze(-1) * Vh[..., :rank, :]).unflatten(-1, shape.block)
     S = block_mask(precise, shape)
+    S |= ~S.any(dim=-1, keepdim=True).any(dim=-2, keepdim=True)
+    idle = _idle(singular)[..., :rank, None, None]
+    if bool(idle.any()):
+        drawn = torch.randn_like(A) * _coefficient(singular, W, rank) * S.unsqueeze(-3)
+        A, B = torch.where(idle, drawn, A), B.masked_fill(idle, 0.0)
     return S.to(W.dtype), A.to(W.dtype).contiguous(), B.to(W.dtype).contiguous()
+
+
+def _idle(singular: Tensor) -> Tensor:
+    """Which of the ranks ``[..., R]`` are, with all after them, a rounding of the rest: 16 eps of its norm at most."""
+    tails = singular.square().flip(-1).cumsum(-1).flip(-1).sqrt()
+    idle: Tensor = tails <= 16 * torch.finfo(singular.dtype).eps * tails[..., :1]
+    return idle
+
+
+def _coefficient(singular: Tensor, W: Tensor, rank: int) -> Tensor:
+    """``[..., 1, 1, 1]``: the root mean square of ``A`` in a random start, ``sqrt(std) / r^(1/4)``, for the ``std`` of
+    ``W [m, n]`` or, where it is zero, ``nn.Linear``'s."""
+    std = torch.linalg.vector_norm(singular, dim=-1) / math.sqrt(W.shape[-2] * W.shape[-1])
+    std = torch.where(std > 0, std, 1 / math.sqrt(3 * W.shape[-1]))
+    rms: Tensor = std.sqrt() / rank**0.25
+    return rms[..., None, None, None]
 
 
 def energy_kept(W: Tensor, shape: KroneckerShape) -> Tensor:

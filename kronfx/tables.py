@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from io import StringIO
 
@@ -39,3 +40,11 @@ def _cell(value: object) -> str:
 def percent(part: float, whole: float) -> str:
     """``part / whole`` as ``"90.00%"``; an empty whole is ``"-"``."""
     return f"{100 * part / whole:.2f}%" if whole else "-"
+
+
+def abbreviated(names: Iterable[str]) -> str:
+    """Names that differ in their numbers only as one: ``h.*.mlp.c_proj (12)``."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"(?<![^._])\d+\b", "*", name), []).append(name)
+    return ", ".join(same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in alike.items())

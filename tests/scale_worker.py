@@ -79,6 +79,23 @@ def train(model: nn.Module, part: slice, mean: Callable[[Tensor], Tensor]) -> Cu
     return curve
 
 
+def train_by_muon(model: nn.Module, part: slice, mean: Callable[[Tensor], Tensor]) -> list[float]:
+    """A few steps of KroneckerMuon on the factors and of AdamW on the rest: the losses."""
+    x, y = (tensor[part] for tensor in data())
+    muon = kx.train.KroneckerMuon(model, lr=0.05)
+    adamw = torch.optim.AdamW(muon.rest(model), lr=3e-3)
+    losses = []
+    for _ in range(STEPS // 4):
+        loss = F.mse_loss(model(x), y)
+        for optimizer in (muon, adamw):
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in (muon, adamw):
+            optimizer.step()
+        losses.append(float(mean(loss.detach())))
+    return losses
+
+
 def replicated(model: nn.Module) -> nn.Module:
     """DDP."""
     return DistributedDataParallel(model)
@@ -97,7 +114,9 @@ def work(rank: int, wrap: Callable[[nn.Module], nn.Module], folder: Path) -> Non
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=WORLD)
     model = wrap(factored())
     share = BATCH // WORLD
-    curve = train(model, slice(rank * share, (rank + 1) * share), _mean)
+    part = slice(rank * share, (rank + 1) * share)
+    curve = train(model, part, _mean)
+    by_muon = train_by_muon(wrap(factored()), part, _mean)
     empty = torch.tensor([_empty_shards(model)])
     dist.all_reduce(empty)
     checkpoint.save(get_model_state_dict(model), checkpoint_id=folder / "checkpoint")
@@ -106,7 +125,13 @@ def work(rank: int, wrap: Callable[[nn.Module], nn.Module], folder: Path) -> Non
     padding[:, 3:] = True
     with torch.no_grad():
         x, _ = data()
-        outcome = {"y": model(x), "padded": model(x, padding)[:, :3], "empty_shards": empty, **asdict(curve)}
+        outcome = {
+            "y": model(x),
+            "padded": model(x, padding)[:, :3],
+            "empty_shards": empty,
+            "by_muon": by_muon,
+            **asdict(curve),
+        }
     if rank == 0:
         torch.save(outcome, folder / "outcome.pt")
     dist.destroy_process_group()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from scale_worker import BATCH, STEPS, WORLD, Curve, data, factored, replicated, sharded, train, work
+from scale_worker import BATCH, STEPS, WORLD, Curve, data, factored, replicated, sharded, train, train_by_muon, work
 from torch import Tensor, nn
 from torch.distributed import checkpoint
 
@@ -42,6 +42,13 @@ def test_two_processes_train_as_one(alone: Curve, together: tuple[Path, dict[str
     assert len(alone.loss) == STEPS
     assert alone.loss[-1] < 0.9 * alone.loss[0]
     assert alone.sparsity[-1] > 0.1
+
+
+def test_muon_steps_shards_as_whole_factors(together: tuple[Path, dict[str, Any]]) -> None:
+    _, outcome = together
+    wanted = train_by_muon(factored(), slice(0, BATCH), lambda loss: loss)
+    torch.testing.assert_close(outcome["by_muon"], wanted, **TOLERANCE)
+    assert wanted[-1] < wanted[0]
 
 
 def test_a_distributed_checkpoint_loads_in_one_process(together: tuple[Path, dict[str, Any]]) -> None:

@@ -58,7 +58,10 @@ def test_a_step_is_the_minimum_it_claims_to_be(groups: Groups, shrinkage: Shrink
     layer = linear()
     before = layer.weight.detach().numpy().copy()
     threshold = 0.3
-    GroupLasso(layer, groups, strength=threshold / 1e-3, shrinkage=shrinkage).step()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3)
+    penalty = GroupLasso(layer, groups, strength=threshold / 1e-3, optimizer=optimizer, shrinkage=shrinkage)
+    optimizer.step()
+    penalty.step()
     after = layer.weight.detach().numpy()
     zeros = 0
     for where in members(groups, 4, 6):

@@ -152,6 +152,11 @@ def test_l1_is_a_soft_threshold_at_a_held_scale() -> None:
         assert float(layer.S.square().mean()) == pytest.approx(1, rel=EXACT)
 
 
+def _idle(model: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer whose steps move nothing without gradients."""
+    return torch.optim.SGD(model.parameters(), lr=1e-3)
+
+
 def _lose(model: nn.Module, site: str, k: int) -> None:
     """Make a candidate all but zero, and let one step of training find it."""
     with torch.no_grad():
@@ -196,11 +201,13 @@ def test_a_loser_leaves_the_model_and_the_optimizer_at_every_layer() -> None:
 
 def test_what_is_left_is_an_ordinary_factored_model(tmp_path: Path) -> None:
     model = _linear()
-    selection = PatternSelection(model)
+    optimizer = _idle(model)
+    selection = PatternSelection(model, optimizer=optimizer)
     kept = _weight(candidates_of(model[0])[2])
     for _ in range(2):
         _lose(model, "0", 0)
         selection.penalty()
+        optimizer.step()
         selection.step()
     assert selection.selected == (8, 8)
     x = torch.randn(3, 16)
@@ -241,10 +248,13 @@ def test_an_owner_that_keeps_its_forward_holds_candidates_too() -> None:
     x = torch.ones(1, 8)
     torch.testing.assert_close(model(x), x @ _weight(factored_sites(model)["w"]).T, rtol=CLOSE, atol=CLOSE)
     torch.testing.assert_close(kx.fold(model)(x), model(x), rtol=CLOSE, atol=CLOSE)
-    selection = PatternSelection(model)
+    optimizer = _idle(model)
+    selection = PatternSelection(model)  # it finds the optimizer
     _lose(model, "w", 0)
     selection.penalty()
+    optimizer.step()
     selection.step()
+    assert selection.optimizer is optimizer
     assert selection.selected == (4, 4)
     torch.testing.assert_close(model.w.detach(), _weight(factored_sites(model)["w"]), rtol=CLOSE, atol=CLOSE)
 
@@ -328,9 +338,13 @@ def test_what_is_refused() -> None:
         PatternSelection(_linear(), group=-1.0)
     model = _linear()
     selection = PatternSelection(model)
+    selection.penalty()
+    with pytest.raises(TrainError, match="no optimizer has stepped the parameters that PatternSelection acts on"):
+        selection.step()
     with torch.no_grad():
         candidates_of(model[0])[0].A.fill_(float("nan"))
     selection.penalty()
+    _idle(model).step()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(TrainError, match="NaN or infinite factors"):
         selection.step()

@@ -290,7 +290,7 @@ def test_a_target_and_a_schedule_are_one_too_many() -> None:
 
 
 def test_a_target_out_of_reach_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kronfx.train.target.STALLED", 50)
+    monkeypatch.setattr("kronfx.train.loop.STALLED", 50)
     model = factored()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     penalty = BlockSparsity(model, target=0.5, optimizer=optimizer)

@@ -29,7 +29,7 @@ import kronfx as kx
 from kronfx.train.dense import GroupsWish
 from kronfx.train.penalty import Penalty
 
-Build = Callable[[nn.Module, Optimizer], Penalty]
+Build = Callable[[nn.Module, Optimizer, int], Penalty]  # of the model, what trains it, and for how many steps
 
 WARM_UP = 0.2  # of the steps, to the highest rate
 LASSO = 0.001  # the strength from which the closed loop of the group lassos sets out, under SGD
@@ -72,12 +72,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optimizer with a one-cycle rate; zeros are frozen at a share of the steps, and the rest recovers."""
+    """An optimizer with a one-cycle rate."""
 
     epochs: int
     rate: float
     optimizer: Callable[..., Optimizer] = torch.optim.Adam
-    freeze_at: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -113,23 +112,31 @@ class Result:
 
 def ours(target: float) -> Build:
     """Blocks of the factored layers."""
-    return lambda model, optimizer: kx.train.BlockSparsity(model, target=target, optimizer=optimizer)
+    return lambda model, optimizer, steps: kx.train.BlockSparsity(
+        model, target=target, optimizer=optimizer, steps=steps
+    )
 
 
 def lasso(groups: GroupsWish, target: float) -> Build:
     """Group LASSO on a dense model, for SGD."""
-    return lambda model, optimizer: kx.train.GroupLasso(model, groups, LASSO, target, optimizer)
+    return lambda model, optimizer, steps: kx.train.GroupLasso(model, groups, LASSO, target, optimizer, steps=steps)
 
 
 def elastic(groups: GroupsWish, target: float) -> Build:
     """Elastic group LASSO on a dense model, for SGD."""
-    return lambda model, optimizer: kx.train.ElasticGroupLasso(model, groups, LASSO, target, optimizer)
+    return lambda model, optimizer, steps: kx.train.ElasticGroupLasso(
+        model, groups, LASSO, target, optimizer, steps=steps
+    )
 
 
-def pruning(groups: GroupsWish, target: float, steps: int) -> Build:
+def pruning(groups: GroupsWish, target: float) -> Build:
     """Ten rounds of magnitude pruning of a dense model, over the first four tenths of the steps."""
-    share = kx.train.Stepped(target / 10, target / 10, every=max(1, steps // 25), end=target)
-    return lambda model, optimizer: kx.train.MagnitudePruning(model, groups, share, optimizer)
+
+    def build(model: nn.Module, optimizer: Optimizer, steps: int) -> Penalty:
+        share = kx.train.Stepped(target / 10, target / 10, every=max(1, steps // 25), end=target)
+        return kx.train.MagnitudePruning(model, groups, share, optimizer)
+
+    return build
 
 
 def run(
@@ -180,7 +187,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, row.recipe.rate, total_steps=steps, pct_start=WARM_UP, cycle_momentum=False
     )
-    penalty = None if row.penalty is None else row.penalty(model, optimizer)
+    penalty = None if row.penalty is None else row.penalty(model, optimizer, steps)
     history = kx.train.History(stem.with_suffix(".jsonl"))
     history.path.unlink(missing_ok=True)
     memory, step, start = 0.0, 0, time.perf_counter()
@@ -196,8 +203,6 @@ def train(
                 penalty.step()
                 if step % max(1, steps // RECORDED) == 0:
                     history.record(step, penalty, loss=float(loss.detach()))
-                if step + 1 == int(row.recipe.freeze_at * steps):
-                    penalty.freeze()
             optimizer.zero_grad()
             schedule.step()
             step += 1

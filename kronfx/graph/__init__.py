@@ -1,9 +1,10 @@
 """torch.fx lives here and nowhere else: sites are found, rewritten and folded back."""
 
+from kronfx.graph.branches import branches
 from kronfx.graph.bsr import to_bsr
 from kronfx.graph.discover import Discovery, Match, discover
 from kronfx.graph.factorize import Init, factorize
 from kronfx.graph.fold import fold, fold_sites
 from kronfx.graph.whole import graph
 
-__all__ = ["Discovery", "Init", "Match", "discover", "factorize", "fold", "fold_sites", "graph", "to_bsr"]
+__all__ = ["Discovery", "Init", "Match", "branches", "discover", "factorize", "fold", "fold_sites", "graph", "to_bsr"]

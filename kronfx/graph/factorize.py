@@ -159,6 +159,7 @@ def _layer(match: Match, choice: Choice, init: Init, candidates: int) -> Kroneck
     else:
         std = _spread(W)
         layer.reset_factors(None if std is None else std / math.sqrt(candidates))
+        _start_at_zero(layer, _zero(W) | choice.zero_start)
     for parameter in (layer.S, layer.A, layer.B):
         parameter.requires_grad_(W.requires_grad)
         vars(parameter).update(vars(match.parameter))  # marks that other code reads: no weight decay, say
@@ -203,6 +204,22 @@ def _require_exact(match: Match, choice: Choice, layer: KroneckerLinear, W: torc
             f"at most {float(bound):.3g} (64 eps of {W.dtype})",
             "report this weight as a bug",
         )
+
+
+def _zero(W: torch.Tensor) -> torch.Tensor:
+    """``[*stack]`` booleans: which maps of a weight are zero. Of a weight without values none is known to be."""
+    if W.is_meta:
+        return torch.zeros(W.shape[:-2], dtype=torch.bool, device=W.device)
+    return ~W.detach().flatten(-2).any(dim=-1)
+
+
+@torch.no_grad()
+def _start_at_zero(layer: KroneckerLinear, which: torch.Tensor) -> None:
+    """Zero the last factor of these maps: ``W = 0``, and that factor has a gradient at once, the others after a step.
+
+    ``which [*stack]``. Were ``S`` zero, or two factors, no gradient would ever reach any of them.
+    """
+    layer.last_factor.masked_fill_(which[..., None, None, None], 0.0)
 
 
 def _spread(W: torch.Tensor) -> float | None:

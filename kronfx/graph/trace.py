@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import fx, nn
 
-from kronfx.graph.twin import undisturbed
+from kronfx.graph.shadow import undisturbed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,14 @@
 """A model's twin, to trace: the same modules and attributes, tensors without values.
 
 A trace runs code. What that code does to its module (counters, statistics, caches, lists it appends to) happens to the
-twin; the generators it draws from and the modes it leaves behind are put back.
+twin; ``shadow.undisturbed`` puts back the generators it draws from and the modes it leaves behind.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -60,23 +56,3 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(value, memo)
     except Exception:  # an attribute may be anything
         return copy.copy(value) if isinstance(value, (list, dict, set)) else value
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Whatever the body draws or switches: random generators, gradient mode and default dtype are as before it."""
-    python, numpy, grad, dtype = (
-        random.getstate(),
-        np.random.get_state(),
-        torch.is_grad_enabled(),
-        torch.get_default_dtype(),
-    )
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)

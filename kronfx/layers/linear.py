@@ -141,6 +141,11 @@ class KroneckerLinear(nn.Module):
         self.A.copy_(A)
         self.B.copy_(B)
 
+    @property
+    def last_factor(self) -> nn.Parameter:
+        """The factor applied last: ``A`` of ``b_first``, else ``B``. ``W`` is zero where it is."""
+        return self.A if self.evaluation == "b_first" else self.B
+
     @torch.no_grad()
     def set_nearest(self, W: Tensor) -> None:
         """Set the factors to the nearest ones of ``W [m, n]``: exact at full rank (see ``kron.nearest_factors``).

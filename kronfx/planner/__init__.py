@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from kronfx.errors import PlanError
 from kronfx.planner.budget import Limit, limits_of, within
 from kronfx.planner.choose import DEFAULT_RANK, Energies, Setting, choose_all
+from kronfx.planner.starts import Starts, ZeroStart, starts_of
 from kronfx.planner.wishes import BlockWish, Names, Overrides, RankWish, Wish, selected, wishes_of
-from kronfx.records import Budget, Choice, Objective, Plan, Rates, Refusal, Site
+from kronfx.records import Branches, Budget, Choice, Objective, Plan, Rates, Refusal, Site
 from kronfx.solver import Pair
 
-__all__ = ["DEFAULT_RANK", "BlockWish", "Energies", "Limit", "Names", "Overrides", "Pair", "RankWish", "plan_sites"]
+__all__ = [
+    "DEFAULT_RANK", "BlockWish", "Energies", "Limit", "Names", "Overrides", "Pair", "RankWish", "ZeroStart",
+    "plan_sites",
+]  # fmt: skip
+
+NOTHING_SEEN = Branches()
 
 Outcome = tuple[Choice, ...] | str  # one for each candidate, or the reason why there is none
 
@@ -41,18 +48,22 @@ def plan_sites(
     overrides: Overrides = None,
     skip_unprofitable: bool = False,
     rates: Rates | None = None,
+    zero_start: ZeroStart = None,
+    branches: Branches = NOTHING_SEEN,
     types: Mapping[str, type] | None = None,
     model_parameters: int = 0,
     energies: Energies | None = None,
 ) -> Plan:
     """Choose for every site (the options: ``kronfx.plan``).
 
-    ``types`` are the classes of the modules that the sites live in, ``model_parameters`` how many the whole model has,
-    ``energies`` what the ranks 1, 2, ... of a shape keep of a site's weight. Raises PlanError.
+    ``branches`` are those that ``zero_start`` may mean, ``types`` the classes of the modules that the sites live in,
+    ``model_parameters`` how many the whole model has, ``energies`` what the ranks 1, 2, ... of a shape keep of a
+    site's weight. Raises PlanError.
     """
     if type(rows) is not int or rows < 1:
         raise PlanError("", f"rows={rows!r}", "a positive number of rows", "pass the batch (times sequence) you expect")
     wanted = selected(sites, types or {}, include, exclude)
+    starts = starts_of(sites, types or {}, zero_start, branches)
     base = Wish(min_block=min_block, max_block=max_block, multiple_of=multiple_of, padding=padding, objective=objective)
     wishes = {site.name: wish for site, wish in zip(sites, wishes_of(sites, base, rank, block, overrides))}
     _require_rates(wishes.values(), rates)
@@ -68,7 +79,17 @@ def plan_sites(
         limits = limits_of(max_params, max_flops, model_parameters, sites, rows)
         found, certificate = within(sites, wished, setting, limits, refusals)
         outcomes = {name: one if isinstance(one, str) else (one,) for name, one in found.items()}
-    return _plan(sites, outcomes, refusals, rows, model_parameters, certificate)
+    plan = _plan(sites, outcomes, refusals, rows, model_parameters, certificate)
+    return _started(plan, starts)
+
+
+def _started(plan: Plan, starts: Starts) -> Plan:
+    """The plan with the sites marked that start at zero. Raises PlanError where a named one is left alone."""
+    for refusal in (refusal for refusal in plan.refusals if refusal.site in starts.named):
+        found = f"zero_start names a map that is left alone ({refusal.reason})"
+        raise PlanError(refusal.site, found, "a map that is rewritten", "rewrite it, or leave it out of zero_start")
+    choices = tuple(replace(choice, zero_start=choice.site.name in starts.zero) for choice in plan.choices)
+    return replace(plan, choices=choices, notes=(*plan.notes, *starts.notes))
 
 
 def _plan(

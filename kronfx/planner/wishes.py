@@ -164,18 +164,24 @@ def _checked_block(value: object) -> Block:
 def selected(sites: Sequence[Site], types: Mapping[str, type], include: Names, exclude: Names) -> set[str]:
     """The names of the sites that are to be rewritten: by name, by glob, or by the type of the module they live in."""
     names = [site.name for site in sites]
-
-    def meant(what: str, wanted: Names) -> set[str]:
-        given = (wanted,) if isinstance(wanted, (str, type)) else tuple(wanted or ())
-        return {name for one in given for name in _meant(what, one, names, types)}
-
-    return (set(names) if include is None else meant("include", include)) - meant("exclude", exclude)
+    left_out = {name for one in each(exclude) for name in meant("exclude", one, names, types)}
+    if include is None:
+        return set(names) - left_out
+    return {name for one in each(include) for name in meant("include", one, names, types)} - left_out
 
 
-def _meant(what: str, wanted: object, names: Sequence[str], types: Mapping[str, type]) -> list[str]:
+def each(wanted: Names) -> tuple[Name, ...]:
+    """The names, globs and types one by one."""
+    if isinstance(wanted, Iterable) and not isinstance(wanted, (str, type)):
+        return tuple(wanted)
+    return () if wanted is None else (wanted,)
+
+
+def meant(what: str, wanted: object, names: Sequence[str], types: Mapping[str, type]) -> set[str]:
+    """The names that one name, glob or type stands for. Raises PlanError where it stands for none."""
     if not isinstance(wanted, type):
-        return matching(what, wanted, names)
-    found = [name for name in names if name in types and issubclass(types[name], wanted)]
+        return set(matching(what, wanted, names))
+    found = {name for name in names if name in types and issubclass(types[name], wanted)}
     if not found:
         known = ", ".join(sorted({kind.__name__ for kind in types.values()})) or "none"
         sentence = f"{what} names {wanted.__name__}, and no linear map of this model lives in one"

@@ -4,6 +4,7 @@
 outputs, ``m = m1 m2``, ``n = n1 n2``, block ``(p, j)`` of ``W`` is an ``m2 x n2`` tile, ``r`` is the rank.
 """
 
+from kronfx.records.branches import Branches
 from kronfx.records.budget import Budget
 from kronfx.records.difference import Change, PlanDifference
 from kronfx.records.plan import Plan, refusal_table
@@ -14,6 +15,7 @@ from kronfx.records.solution import OBJECTIVES, Objective, RunnerUp, Solution
 __all__ = [
     "EVALUATIONS",
     "OBJECTIVES",
+    "Branches",
     "Budget",
     "Change",
     "Choice",

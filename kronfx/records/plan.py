@@ -11,7 +11,7 @@ from kronfx.errors import PlanError
 from kronfx.records.budget import Budget
 from kronfx.records.difference import PlanDifference
 from kronfx.records.shapes import EVALUATIONS, Choice, KroneckerShape, Refusal, Site
-from kronfx.tables import percent, render
+from kronfx.tables import abbreviated, percent, render
 
 PLAN_FORMAT = "kronfx-plan"
 PLAN_VERSION = 2
@@ -28,7 +28,8 @@ class Plan:
     """What every linear map of a model becomes, or why it is left alone. Print it, edit it, keep it as JSON.
 
     ``rows`` is the number of rows of ``x`` it was made for, ``model_parameters`` how many parameters the whole model
-    has before (0 where nobody counted), ``budget`` the certificate, where there was one.
+    has before (0 where nobody counted), ``budget`` the certificate, where there was one. ``notes`` are sentences on
+    what was asked for and could not be done as asked.
     """
 
     choices: tuple[Choice, ...]
@@ -36,6 +37,7 @@ class Plan:
     rows: int = 512
     model_parameters: int = 0
     budget: Budget | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -63,6 +65,11 @@ class Plan:
         return tuple(dict.fromkeys(choice.site for choice in self.choices))
 
     @property
+    def zero_started(self) -> tuple[str, ...]:
+        """The names of the sites that start at zero, each once."""
+        return tuple(dict.fromkeys(choice.site.name for choice in self.choices if choice.zero_start))
+
+    @property
     def planned_parameters(self) -> int:
         """Parameters of the whole model once it is rewritten; a weight that others share goes with the last of them."""
         return self.model_parameters - self._freed() + self.parameters
@@ -83,15 +90,15 @@ class Plan:
         return self._with(tuple(c for c in self.choices if c.site.name in names))
 
     def edited(self, name: str, **changes: Any) -> Plan:
-        """The same plan with other fields (``rank``, ``shape``, ``evaluation``) of one site's choice.
+        """The same plan with other fields (``rank``, ``shape``, ``evaluation``, ``zero_start``) of one site's choice.
 
         What is no longer possible is said by ``kronfx.factorize``. Raises PlanError.
         """
         self._known((name,))
-        possible = {"rank", "shape", "evaluation"}
+        possible = {"rank", "shape", "evaluation", "zero_start"}
         if not changes.keys() <= possible:
             found = f"an edit of {', '.join(sorted(changes.keys() - possible))}"
-            raise PlanError(name, found, "rank, shape or evaluation", "plan anew for anything else")
+            raise PlanError(name, found, "rank, shape, evaluation or zero_start", "plan anew for anything else")
         changed = (replace(c, energy=None, **changes) if c.site.name == name else c for c in self.choices)
         return self._with(tuple(changed))
 
@@ -115,6 +122,7 @@ class Plan:
         outcomes: dict[str, tuple[str, int | None]] = {r.site: (f"dense: {r.reason}", None) for r in self.refusals}
         for choice in self.choices:
             words = f"{choice.shape}, rank {choice.rank}, {choice.evaluation}"
+            words += ", zero at the start" if choice.zero_start else ""
             before = outcomes.get(choice.site.name, ("", None))
             has_candidates = before[1] is not None
             outcomes[choice.site.name] = (
@@ -126,7 +134,7 @@ class Plan:
     def __str__(self) -> str:
         parts = [self._table() if self.choices else "plan: no linear map is rewritten"]
         if self.choices:
-            parts.append("\n".join(self._totals()))
+            parts.append("\n".join([*self._totals(), *self.notes]))
         if self.refusals:
             parts.append(refusal_table(self.refusals))
         return "\n\n".join(parts)
@@ -151,6 +159,8 @@ class Plan:
             lines.append(f"whole model: {self.model_parameters:,} -> {self.planned_parameters:,} parameters ({share})")
         if self.budget is not None:
             lines.append(str(self.budget))
+        if self.zero_started:
+            lines.append(f"zero at a random start ({len(self.zero_started)}): {abbreviated(self.zero_started)}")
         return lines
 
     def to_json(self) -> str:
@@ -175,6 +185,7 @@ class Plan:
                 int(data["rows"]),
                 int(data["model_parameters"]),
                 None if data["budget"] is None else _record(Budget, data["budget"]),
+                tuple(map(str, data.get("notes", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _no_plan(f"a damaged plan ({type(error).__name__}: {error})") from None
@@ -233,9 +244,12 @@ def _choice(entry: dict[str, Any]) -> Choice:
         entry["rank"],
         entry["evaluation"],
         entry["energy"],
+        entry.get("zero_start", False),
     )
     if type(choice.rank) is not int or choice.evaluation not in EVALUATIONS:
         raise ValueError(f"rank {choice.rank!r}, evaluation {choice.evaluation!r}")
     if choice.energy is not None and not isinstance(choice.energy, float):
         raise ValueError(f"energy {choice.energy!r}")
+    if not isinstance(choice.zero_start, bool):
+        raise ValueError(f"zero_start {choice.zero_start!r}")
     return choice

@@ -123,7 +123,7 @@ class Choice:
 
     The shape may be wider than the site by less than one block either way: the surplus rows and columns of ``W`` are
     trained and paid for, and sliced off. ``energy`` is the share of ``||W||^2`` that the nearest factors keep, where
-    it was asked for.
+    it was asked for. ``zero_start``: a random start is at ``W = 0``, the factor applied last being zero.
     """
 
     site: Site
@@ -131,6 +131,7 @@ class Choice:
     rank: int
     evaluation: Evaluation
     energy: float | None = None
+    zero_start: bool = False
 
     @property
     def parameters(self) -> int:

@@ -1,7 +1,8 @@
 """Helpers that train a factored model, and the baselines that train a dense one; each is called from the user's loop.
 
-``BlockSparsity`` drives whole blocks of the factored layers to zero; ``PatternSelection`` trains several block shapes
-side by side until one is left, ``LayerwisePatternSelection`` layer by layer. On dense models ``GroupLasso``,
+``BlockSparsity`` drives whole blocks of the factored layers to zero: a target, the optimizer and the steps of the
+training are all it needs. ``PatternSelection`` trains several block shapes side by side until one is left,
+``LayerwisePatternSelection`` layer by layer. On dense models ``GroupLasso``,
 ``ElasticGroupLasso`` and ``MagnitudePruning`` do so, with the same interface: how a weight is cut (``Blocks``,
 ``Rows``, ``Columns``, ``Entries``) and what a group is charged for (``Lasso``, ``Elastic``) are two axes that compose.
 Strengths are numbers or schedules (``Constant``, ``Stepped``, ``Linear``, ``Cosine``); ``History`` keeps what a penalty
@@ -13,7 +14,9 @@ from kronfx.train.group_lasso import ElasticGroupLasso, GroupLasso
 from kronfx.train.groups import Blocks, Columns, Entries, Rows
 from kronfx.train.history import History
 from kronfx.train.magnitude import MagnitudePruning
+from kronfx.train.muon import KroneckerMuon
 from kronfx.train.pattern_selection import LayerwisePatternSelection, PatternSelection
+from kronfx.train.rates import param_groups
 from kronfx.train.schedules import Constant, Cosine, Linear, Stepped
 from kronfx.train.shrinkage import Elastic, Lasso
 
@@ -28,6 +31,7 @@ __all__ = [
     "Entries",
     "GroupLasso",
     "History",
+    "KroneckerMuon",
     "Lasso",
     "LayerwisePatternSelection",
     "Linear",
@@ -35,4 +39,5 @@ __all__ = [
     "PatternSelection",
     "Rows",
     "Stepped",
+    "param_groups",
 ]

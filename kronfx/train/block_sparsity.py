@@ -1,7 +1,28 @@
-"""L1 on ``S``: blocks of ``W`` that become exactly zero while the model trains.
+"""Blocks of ``W`` that become exactly zero while the model trains: along a ramp to a target, or by L1 on ``S``.
 
-The objective is ``task + strength * sum over layers of ||S||_1`` (paper, Eq. 4). A subgradient step never gives exact
-zeros, so the L1 part acts through its proximal step, after the optimizer's: ``S <- sign(S) max(|S| - lr strength, 0)``.
+**The ramp** (``steps=``) zeroes at every step as many blocks as its schedule asks for, those that the loss feels least
+(:class:`~kronfx.train.sensitivity.Sensitivity`), and freezes them at its end. Measured on MNIST, test accuracy in
+percent, Adam, means of 3 seeds: linear 10x784, 86.5% of the 2x2 blocks zero at rank 2 (12 epochs of batches of 256,
+cosine from 0.005), and about half of the 5x28 blocks at ranks 2, 4 and 6 (10 epochs, batch 128, one cycle up to 0.004).
+One run's deviation is about 0.2.
+
+===================================================  ======  ======  =====  =====
+which blocks go, and when                               2x2  rank 2      4      6
+===================================================  ======  ======  =====  =====
+L1 with a closed loop, frozen at 0.4 of the steps     90.81   78.18  87.59  90.15
+a ramp until 0.6 (2x2: 0.5): the smallest ``|S|``     89.49   77.64  87.20  90.20
+the smallest ``||W_block||``                          90.19   77.40  87.71  90.31
+the least felt                                        91.36   78.28  87.67  90.08
+the least felt, from 0.2 to 0.7: it is what runs      91.29   78.12  87.67  90.25
+===================================================  ======  ======  =====  =====
+
+On the 2x2 blocks, until 0.7: felt by one batch alone, not over some 50, 89.83; a linear ramp 90.86, a quadratic one
+91.36, the cubic 91.57; its end anywhere from 0.5 to 0.9, and its start up to 0.2, move it by 0.25 at most. It starts at
+a fifth, when warm-ups are over and maps that start as zero have begun.
+
+**L1.** The objective is ``task + strength * sum over layers of ||S||_1`` (paper, Eq. 4). A subgradient step never
+gives exact zeros, so the L1 part acts through its proximal step, after the optimizer's:
+``S <- sign(S) max(|S| - lr strength, 0)``.
 
 **The L1 norm needs company.** Only ``S * A`` matters, so ``S`` can shrink for free while ``A`` grows. Each step ends
 with ``S`` brought back to a root mean square of 1 in every layer, ``A`` taking the factor: ``W`` stays, and L1 at a
@@ -34,15 +55,24 @@ of the steps 90.65, 90.59 and 89.75. Shrink for four to six tenths of a training
 
 from __future__ import annotations
 
-from torch import nn
-from torch.optim import Optimizer
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
 
 from kronfx.errors import TrainError
 from kronfx.layers import kronecker_layers, require_module
+from kronfx.train.loop import Loop
 from kronfx.train.parts import FactoredPart
-from kronfx.train.penalty import Part, Penalty
+from kronfx.train.penalty import Penalty, trained
+from kronfx.train.ramp import END, Ramp
 from kronfx.train.schedules import Schedule
+from kronfx.train.sensitivity import Sensitivity
+from kronfx.train.state import require_state
+from kronfx.train.stepper import Stepper
 from kronfx.train.target import Target
+
+STRENGTH = 0.1  # of the penalty, or where the search of a target for its own begins
 
 
 class BlockSparsity(Penalty):
@@ -55,39 +85,94 @@ class BlockSparsity(Penalty):
         optimizer.step()
         sparsity.step()
 
-    ``strength`` is the ``lambda`` of ``task + lambda sum ||S||_1``, a number or a schedule (any function from the
-    optimizer's steps to a number: ``Constant``, ``Stepped``, ``Linear``, ``Cosine``); one step shrinks every
-    ``|S[p, j]|`` by ``lr strength``. ``lr`` is that of the parameter group of ``optimizer`` which holds ``S``, as it is
-    at that step; without an optimizer it is 0.001. Adam's steps are about ``lr`` long whatever the gradient, so under
-    Adam the strength is a share of its step (LeNet-5 on MNIST, rank 5, seed 0: 0.2 zeroed 16% of the blocks, 0.5 80%,
-    1 92%). With an ``optimizer`` a step is taken once for each of its steps: none while gradients accumulate, none
-    after a step that a ``GradScaler`` skipped.
+    With a ``target`` in (0, 1), the share of blocks that are to be zero, and ``steps``, the optimizer's steps of the
+    whole training, nothing else is needed::
 
-    With a ``target`` in (0, 1), the share of blocks that are to be zero, the strength is found, and the given one is
-    where it starts: it grows by 0.5% a step (twofold in 140) while the share is below, and no step shrinks further than
-    reaching the target takes. Once there the share holds; a block may still change places with another. A mapping from
-    names or globs to shares gives layers targets of their own, and leaves the layers it does not name alone.
+        sparsity = kx.train.BlockSparsity(model, target=0.8, optimizer=optimizer, steps=epochs * len(batches))
 
-    ``freeze()`` ends the shrinking: the zero blocks stay, the rest recovers.
+    The share of zero blocks rises along a cubic from a fifth of the steps to seven tenths, is the target there, and is
+    frozen: the zeros stay, and the rest recovers. The blocks that go are those the loss feels least, whatever layer
+    they are in; nothing is charged, so that ``penalty()`` and ``strength`` are 0. A mapping from names or globs to
+    shares gives layers targets of their own, and leaves the layers it does not name alone. Under a target of the whole
+    model every layer keeps at least one block, and at least a tenth of the share that the target leaves; other layers
+    give the rest, and a warning names the layer.
+
+    Without ``steps``, ``strength`` is the ``lambda`` of ``task + lambda sum ||S||_1`` (0.1 unless given), a number or a
+    schedule (any function from the optimizer's steps to a number: ``Constant``, ``Stepped``, ``Linear``, ``Cosine``);
+    one step shrinks every ``|S[p, j]|`` by ``lr strength``, ``lr`` being that of the parameter group which holds ``S``,
+    as it is at that step. Adam's steps are about ``lr`` long whatever the gradient, so under Adam the strength is a
+    share of its step (LeNet-5 on MNIST, rank 5, seed 0: 0.2 zeroed 16% of the blocks, 0.5 80%, 1 92%). With a
+    ``target`` the strength is found, and the given one is where it starts: it grows by 0.5% a step (twofold in 140)
+    while the share is below, and no step shrinks further than reaching the target takes. Once there the share holds; a
+    block may still change places with another. ``freeze()`` ends the shrinking.
+
+    A step is taken once for each of the optimizer's: none while gradients accumulate, none after a step that a
+    ``GradScaler`` skipped. Without ``optimizer`` it is the one seen to step every ``S``; a wrapper is unwrapped.
 
     A layer whose ``S`` is frozen (``requires_grad`` False when this is built) keeps its values, and the target is a
-    share of the other layers' blocks.
+    share of the other layers' blocks. A map that starts as zero, all of its ``A`` or of its ``B``, counts as zero while
+    it is, and loses no block for it: there ``S`` says which blocks are gone.
 
     Raises TrainError: no factored layer, or all of them frozen; a strength that is negative or not finite (or 0 or a
-    schedule with a target); a target outside (0, 1), or that no number of blocks comes within a percentage point of; an
-    ``S`` in no parameter group of the optimizer; and, at any step, an ``S`` with NaN or infinite entries.
+    schedule with a target); a target outside (0, 1), that no number of blocks comes within a percentage point of, or
+    that leaves a layer nothing; ``steps`` without a target, with a strength, or fewer than 20; an optimizer that holds
+    not every ``S``, as one built before ``factorize``; and, at any step, an ``S`` with NaN or infinite entries, or no
+    optimizer that was given or seen.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        strength: float | Schedule = 0.1,
+        strength: float | Schedule | None = None,
         target: Target | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
+        steps: int | None = None,
     ) -> None:
         require_module(model, TrainError)
-        parts: dict[str, Part] = {name: FactoredPart(name, layer) for name, layer in kronecker_layers(model).items()}
+        parts = {name: FactoredPart(name, layer) for name, layer in kronecker_layers(model).items()}
         if not parts:
             found = "no layer of the model is factored"
             raise TrainError("", found, "at least one factored layer", "call kronfx.factorize on it first")
-        super().__init__(parts, strength, target, optimizer)
+        if steps is not None and strength is not None:
+            found = f"steps={steps!r} and strength={strength!r}"
+            raise TrainError("", found, "one of the two: the ramp of a known length needs no strength", "leave one out")
+        self._ramp = None if steps is None else Ramp(steps, END, target)
+        self._sensitivity = None if self._ramp is None else Sensitivity(trained(parts))
+        strength = (0.0 if self._ramp else STRENGTH) if strength is None else strength
+        super().__init__({**parts}, strength, target, optimizer, self._ramp, self._sensitivity)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The penalties', and of a ramp its length and what it knows about the blocks."""
+        state = super().state_dict()
+        if self._ramp is None or self._sensitivity is None:
+            return state
+        return {**state, "ramp": self._ramp.steps, "sensitivity": self._sensitivity.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises TrainError as the penalties do, and where the saved ramp, not yet at its end, is of
+        another length."""
+        require_state(state, self.state_dict())
+        mine, theirs = None if self._ramp is None else self._ramp.steps, state.get("ramp")
+        if mine != theirs and not state["kept"]:
+            found = f"the saved state is of steps={theirs}, this one of steps={mine}"
+            raise TrainError("", found, "the same: a ramp does not change its pace midway", f"pass steps={theirs}")
+        super().load_state_dict(state)
+        if self._sensitivity is not None:
+            self._sensitivity.restore(state["sensitivity"])
+
+    def _closed(self) -> dict[str, Loop]:
+        return super()._closed() if self._ramp is None else {}
+
+    def _shrink(self, sizes: list[Tensor]) -> None:
+        if self._ramp is None:
+            super()._shrink(sizes)
+            return
+        for goal in self._goals.values():
+            count = self._ramp.count(goal.count, self._steps + 1)
+            if count:
+                self._keep_highest(goal, count)
+
+    def _ranks(self, names: Sequence[str]) -> list[Tensor]:
+        if self._sensitivity is None:
+            return super()._ranks(names)
+        return [self._sensitivity.of(name) * self._parts[name].present() for name in names]

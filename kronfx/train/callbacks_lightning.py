@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -28,7 +29,8 @@ class BlockSparsityCallback(Callback):
     The penalty ``strength * sum ||S||_1`` has no gradient, so the module's loss needs no change: its proximal step
     hangs on the optimizer itself. Lightning's own hooks come too late for it (``on_train_batch_end``: the scheduler has
     moved the learning rate on; ``on_before_zero_grad``: the next batch's graph already holds ``S``), and some are
-    called for batches that only accumulate gradients. Options: :class:`SparsityDriver`.
+    called for batches that only accumulate gradients. Options: :class:`SparsityDriver`. A ``target`` alone is all it
+    needs: the ramp to it spans the Trainer's ``estimated_stepping_batches``.
 
     ``block_sparsity`` (the share of blocks that are exactly zero), ``block_penalty`` and ``block_strength`` are logged
     every ``log_every_n_steps``; checkpoints keep the state, and a resumed training comes to the same numbers.
@@ -37,7 +39,7 @@ class BlockSparsityCallback(Callback):
     """
 
     def __init__(
-        self, strength: float | Schedule = 0.1, target: Target | None = None, freeze_at: float | None = None
+        self, strength: float | Schedule | None = None, target: Target | None = None, freeze_at: float | None = None
     ) -> None:
         self._driver = SparsityDriver(strength, target, freeze_at)
         self._hook: RemovableHandle | None = None
@@ -48,10 +50,11 @@ class BlockSparsityCallback(Callback):
             remedy = "use kronfx.train.BlockSparsity in your own training_step"
             raise TrainError("", f"{len(trainer.optimizers)} optimizers", "one, which trains every S", remedy)
         (optimizer,) = trainer.optimizers
-        self._driver.begin(pl_module, optimizer, 0, 0.0, {})
+        total = trainer.estimated_stepping_batches  # infinite where nothing bounds the training
+        self._driver.begin(pl_module, optimizer, 0 if math.isinf(total) else int(total))
 
         def proximal_step(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            self._driver.step(trainer.global_step / max(1, trainer.estimated_stepping_batches))
+            self._driver.step(trainer.global_step / max(1, total))
 
         self._hook = optimizer.register_step_post_hook(proximal_step)
 

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kronfx.train.driver import SparsityDriver
 from kronfx.train.schedules import Schedule
@@ -25,13 +27,17 @@ class BlockSparsityCallback(TrainerCallback):
     The penalty ``strength * sum ||S||_1`` has no gradient: its proximal step comes right after the optimizer's, before
     the learning rate moves on, so the Trainer's loss needs no change. Options: :class:`SparsityDriver`.
 
+    A ``target`` alone is all it needs: the ramp to it spans the Trainer's steps.
+
     ``block_sparsity`` (the share of blocks that are exactly zero), ``block_penalty`` and ``block_strength`` go into
-    every log, hence into ``trainer.state.log_history``; a strength found there is where a resumed training goes on.
-    A logger that the Trainer put in front of this callback reads ``log_history`` to see them.
+    every log, hence into ``trainer.state.log_history``. A checkpoint keeps the state (``block_sparsity.safetensors``):
+    a training that is resumed from one in its own ``output_dir`` comes to the same numbers. Resumed from elsewhere the
+    closed loop goes on from the strength in the log, and the ramp from its place, its blocks weighed anew.
+    A logger that the Trainer put in front of this callback reads ``log_history`` to see the figures.
     """
 
     def __init__(
-        self, strength: float | Schedule = 0.1, target: Target | None = None, freeze_at: float | None = None
+        self, strength: float | Schedule | None = None, target: Target | None = None, freeze_at: float | None = None
     ) -> None:
         self._driver = SparsityDriver(strength, target, freeze_at)
 
@@ -40,9 +46,15 @@ class BlockSparsityCallback(TrainerCallback):
     ) -> None:
         """The model and its optimizer are wrapped, placed and sharded by now."""
         logged: dict[str, float] = next((log for log in reversed(state.log_history) if "block_strength" in log), {})
-        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate's wrapper has no hooks
-        progress = (state.global_step - 1) / max(1, state.max_steps)
-        self._driver.begin(kwargs["model"], optimizer, state.global_step, progress, logged)
+        if state.global_step:
+            self._driver.load(_beside(args, state))
+        self._driver.begin(kwargs["model"], kwargs["optimizer"], state.max_steps, state.global_step, logged)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Put the state into the checkpoint."""
+        path = _beside(args, state)
+        if args.should_save and path.parent.is_dir():
+            self._driver.save(path)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -64,3 +76,8 @@ class BlockSparsityCallback(TrainerCallback):
             logs.update(figures)
         if state.log_history:
             state.log_history[-1].update(figures)
+
+
+def _beside(args: TrainingArguments, state: TrainerState) -> Path:
+    """In the folder that the Trainer gives the checkpoint of this step."""
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / "block_sparsity.safetensors"

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
 from kronfx.errors import TrainError
 from kronfx.train.block_sparsity import BlockSparsity
 from kronfx.train.schedules import Schedule, is_number
+from kronfx.train.state_file import read_state, write_state
+from kronfx.train.stepper import Stepper
 from kronfx.train.target import Target
 
 
 class SparsityDriver:
     """Options first, the model when the training begins.
 
-    ``strength`` (a schedule counts the optimizer's steps) and ``target`` are :class:`BlockSparsity`'s. At the share
-    ``freeze_at`` of the training the zero blocks are frozen, and the rest recovers.
+    A ``target`` alone is reached by the recipe of :class:`BlockSparsity`, over all steps of the training, which the
+    trainer knows. With a ``strength`` (a number, or a schedule of the optimizer's steps) or a ``freeze_at`` the closed
+    loop seeks it; at the share ``freeze_at`` of the training the zero blocks are frozen, and the rest recovers.
 
     Raises TrainError: a ``freeze_at`` outside (0, 1), and whatever BlockSparsity raises.
     """
 
-    def __init__(self, strength: float | Schedule, target: Target | None, freeze_at: float | None) -> None:
+    def __init__(
+        self, strength: float | Schedule | None = None, target: Target | None = None, freeze_at: float | None = None
+    ) -> None:
         if freeze_at is not None and not (is_number(freeze_at) and 0 < freeze_at < 1):
             remedy = "0.6 shrinks for six tenths of the steps and lets the rest recover for four"
             raise TrainError("", f"freeze_at={freeze_at!r}", "a share of the training between 0 and 1", remedy)
@@ -32,22 +37,25 @@ class SparsityDriver:
         self._loaded: dict[str, Any] | None = None
 
     def begin(
-        self, model: nn.Module, optimizer: Optimizer, step: int, progress: float, logged: Mapping[str, float]
+        self, model: nn.Module, optimizer: Stepper, total: int, step: int = 0, logged: Mapping[str, float] | None = None
     ) -> None:
         """Take the model as it is trained now, wrapped or sharded, and the optimizer that trains it.
 
-        ``step`` optimizer steps were taken before, the last at this ``progress``; a resumed training goes on from the
-        state that was loaded, or from the strengths that were ``logged``.
+        ``step`` of the ``total`` optimizer steps were taken before; a resumed training goes on from the state that was
+        loaded, or from the step and the strengths that were ``logged``.
         """
-        self._sparsity = sparsity = BlockSparsity(model, self._strength, self._target, optimizer)
+        recipe = self._target is not None and self._strength is None and self._freeze_at is None
+        steps = total if recipe else None
+        self._sparsity = sparsity = BlockSparsity(model, self._strength, self._target, optimizer, steps)
         if self._loaded is not None:
             sparsity.load_state_dict(self._loaded)
+            self._loaded = None
         elif step:
-            state = sparsity.state_dict()
-            found = {name: logged[_key(name)] for name in state["loops"] if _key(name) in logged}
+            state, known = sparsity.state_dict(), logged or {}
+            found = {name: known[_key(name)] for name in state["loops"] if _key(name) in known}
             loops = {name: [found.get(name, loop[0]), *loop[1:]] for name, loop in state["loops"].items()}
             sparsity.load_state_dict({**state, "steps": step, "loops": loops})
-            self._maybe_freeze(progress)
+            self._maybe_freeze((step - 1) / max(1, total))
 
     def step(self, progress: float) -> None:
         """After an optimizer step, at this share of the training."""
@@ -75,6 +83,15 @@ class SparsityDriver:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Where the next training begins."""
         self._loaded = state or None
+
+    def save(self, path: Path) -> None:
+        """Write the state beside a trainer's checkpoint."""
+        write_state(path, self.state_dict())
+
+    def load(self, path: Path) -> None:
+        """Read it, where there is one."""
+        if path.is_file():
+            self.load_state_dict(read_state(path))
 
     def _maybe_freeze(self, progress: float) -> None:
         due = self._freeze_at is not None and progress >= self._freeze_at

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.optim import Optimizer
 
 from kronfx.train.dense import GroupsWish, dense_parts
 from kronfx.train.penalty import Penalty
+from kronfx.train.ramp import Course
 from kronfx.train.schedules import Schedule
 from kronfx.train.shrinkage import Elastic, Lasso, Shrinkage
+from kronfx.train.stepper import Stepper
 from kronfx.train.target import Target
+
+SHRINKS = 0.4  # of a training of known length; the rest of it lets what is left recover
 
 
 class GroupLasso(Penalty):
@@ -22,7 +25,8 @@ class GroupLasso(Penalty):
     ``groups`` is one way to cut every ``nn.Linear`` (``Blocks(m2, n2)``, ``Rows()``, ``Columns()``, ``Entries()``), or
     a mapping from names or globs to such, which may name any weight. ``shrinkage`` is what a group is charged for:
     any of them goes with any groups. One step shrinks every norm by learning rate times strength. ``strength``,
-    ``target`` and ``optimizer``, and the loop around them: as :class:`BlockSparsity`'s.
+    ``target`` and ``optimizer``, and the loop around them: as :class:`BlockSparsity`'s. With ``steps``, the optimizer's
+    steps of the whole training, it shrinks towards the target for four tenths of them, then freezes by itself.
 
     Train with SGD: Adam's steps are about ``lr`` long whatever the gradient, so it weighs the shrinking against signs.
     Linear 10x784 on MNIST, 86.5% of the 2x2 blocks zero, frozen at 0.4 of 10 epochs, one seed: 84.98 and 86.07 under
@@ -37,11 +41,13 @@ class GroupLasso(Penalty):
         groups: GroupsWish,
         strength: float | Schedule = 0.1,
         target: Target | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
         shrinkage: Shrinkage | None = None,
+        steps: int | None = None,
     ) -> None:
         parts = dense_parts(model, groups, Lasso() if shrinkage is None else shrinkage)
-        super().__init__(parts, strength, target, optimizer)
+        course = None if steps is None else Course(steps, SHRINKS, target)
+        super().__init__(parts, strength, target, optimizer, course)
 
 
 class ElasticGroupLasso(GroupLasso):
@@ -54,7 +60,8 @@ class ElasticGroupLasso(GroupLasso):
         groups: GroupsWish,
         strength: float | Schedule = 0.1,
         target: Target | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
         ridge: float = 1.0,
+        steps: int | None = None,
     ) -> None:
-        super().__init__(model, groups, strength, target, optimizer, Elastic(ridge))
+        super().__init__(model, groups, strength, target, optimizer, Elastic(ridge), steps)

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from kronfx.errors import TrainError
 from kronfx.train.dense import GroupsWish, dense_parts
 from kronfx.train.penalty import Penalty
 from kronfx.train.schedules import Schedule, as_schedule, value_at
 from kronfx.train.shrinkage import Lasso
+from kronfx.train.stepper import Stepper
 
 
 class MagnitudePruning(Penalty):
@@ -37,7 +37,7 @@ class MagnitudePruning(Penalty):
         model: nn.Module,
         groups: GroupsWish,
         share: float | Schedule,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
     ) -> None:
         super().__init__(dense_parts(model, groups, Lasso()), 0.0, None, optimizer)
         self._share = as_schedule("share", share)

@@ -3,69 +3,127 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from kronfx.errors import TrainError
+from kronfx.train.stepper import Stepper, holds, innermost, listen, rates_of, seek
 
-DEFAULT_LR = 1e-3  # Adam's own default
-TINY = 1e-30  # stands in for a learning rate of 0: a threshold that small moves nothing
 PATIENCE = 100  # optimizer steps, or values of the penalty, before a step that never comes is missed
+
+
+class Listener(Protocol):
+    """What wants to see the gradients of every optimizer step."""
+
+    def heard(self) -> None:
+        """A step was just taken, and the gradients are still there."""
 
 
 class Pace:
     """Counts the steps of an optimizer, and knows the learning rates of the parameters a penalty shrinks.
 
-    With an optimizer a penalty is due once after each of its steps: not while gradients accumulate, not after a step
-    that a ``GradScaler`` skipped. Without one, each call counts. A penalty that is stepped twice for one gradient, or
-    never, or beside an optimizer that no longer steps, is told so, once.
+    A penalty is due once after each step: not while gradients accumulate, not after a step that a ``GradScaler``
+    skipped. Where no optimizer was given, the one is taken that is seen to step the parameters. One that cannot be
+    heard (no ``torch.optim.Optimizer``, but with parameter groups) is taken to step before every call. A penalty that
+    is stepped twice for one gradient, or never, or beside an optimizer that no longer steps, is told so, once.
 
     Raises TrainError: what is no optimizer, a parameter in no parameter group of it.
     """
 
-    def __init__(self, what: str, parameters: dict[str, nn.Parameter], optimizer: Optimizer | None) -> None:
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            found = f"a {type(optimizer).__name__} where the optimizer belongs"
-            raise TrainError("", found, "a torch.optim.Optimizer", "pass the one that trains the model")
-        self._what, self._optimizer = what, optimizer
-        self._count = _Count(what)
+    _hears: bool  # whether its steps are counted as they come
+    _seeking: RemovableHandle | None  # while no optimizer is known
+
+    def __init__(
+        self,
+        what: str,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: object = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self._what, self._listener = what, listener
         self._answered: tuple[Tensor | None, int] = (None, 0)
         self._idle, self._twice = 0, False
-        self.follow(parameters)
+        self.optimizer: Stepper | None = None
         if optimizer is not None:
-            optimizer.register_step_post_hook(self._count)
+            self.optimizer = innermost(optimizer, parameters)
+        self.follow(parameters)
+        self._begin(_Count(what))
 
-    def follow(self, parameters: dict[str, nn.Parameter]) -> None:
+    def follow(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """These from now on. Raises TrainError as above, and changes nothing then."""
-        _rates(self._optimizer, parameters)
+        if self.optimizer is not None:
+            rates_of(self.optimizer, parameters)
         self._parameters, self._first = parameters, next(iter(parameters.values()))
 
     def asked(self) -> None:
-        """The penalty's value was read: without an optimizer the only sign that a step belongs here."""
-        if self._optimizer is None:
+        """The penalty's value was read: of an optimizer that is not heard the only sign that a step belongs here."""
+        if not self._hears:
             self._count.add()
 
-    def due(self) -> bool:
-        """Whether a step is due now; the call answers it."""
+    def due(self) -> int:
+        """How many steps of the optimizer this call answers: 0 where none is due. While no optimizer is known each call
+        is one, but after gradients that a GradScaler skips."""
+        if self.optimizer is not None and self._seeking is not None:
+            self._seeking.remove()
+            self._seeking = None
         gradient = self._first.grad
         version = 0 if gradient is None else gradient._version
         again = gradient is not None and gradient is self._answered[0] and version == self._answered[1]
+        if self.optimizer is None and gradient is not None and not torch.isfinite(gradient).all():
+            return 0
         self._answered = gradient, version
-        stepped = self._optimizer is None or self._count.pending > 0
-        if again and (self._optimizer is None or not stepped):
+        taken = self._count.pending if self._hears else 1
+        if again and not (self._hears and taken):
             self._warn_twice()
-            return False
-        if stepped:
+            return 0
+        if taken:
             self._count.answered()
-        self._watch(stepped)
-        return stepped
+        self._watch(taken > 0)
+        return taken
 
     def rates(self) -> list[float]:
-        """``lr`` of every parameter, read anew each time: schedulers and ``load_state_dict`` change the groups."""
-        return _rates(self._optimizer, self._parameters)
+        """``lr`` of every parameter, read anew each time: schedulers and ``load_state_dict`` change the groups. Raises
+        TrainError where no optimizer was given or seen."""
+        return rates_of(self.known(), self._parameters)
+
+    def known(self) -> Stepper:
+        """The optimizer. Raises TrainError where none was given or seen."""
+        if self.optimizer is None:
+            found = f"no optimizer has stepped the parameters that {self._what} acts on"
+            needed = "one that holds them all: its learning rate is not known otherwise"
+            remedy = "call it after optimizer.step(), build the optimizer after factorize, or pass optimizer="
+            raise TrainError("", found, needed, remedy)
+        return self.optimizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy hears the optimizer that was copied with it; neither a hook nor a handle can be copied."""
+        return {name: value for name, value in vars(self).items() if name not in ("_seeking", "_hears")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin(self._count)
+
+    def _begin(self, count: _Count) -> None:
+        """Hear the optimizer, or look for it."""
+        self._count = count
+        count.listener = None if self._listener is None else weakref.ref(self._listener)
+        self._hears = self.optimizer is not None and listen(self.optimizer, count)
+        self._seeking = None
+        if self.optimizer is None:
+            self._seeking = seek(weakref.ref(self), Pace._seen)
+            weakref.finalize(self, self._seeking.remove)
+
+    def _seen(self, optimizer: Optimizer) -> None:
+        """An optimizer took a step: ours, if it holds our parameters."""
+        if self.optimizer is None and holds(optimizer, self._parameters):
+            self.optimizer, self._hears = optimizer, listen(optimizer, self._count)
+            self._count.add()
 
     def _watch(self, stepped: bool) -> None:
         """New gradients, and no step of our optimizer: it accumulates, or another one trains the model by now."""
@@ -86,27 +144,23 @@ class Pace:
             warnings.warn(f"{text}; call it once after every optimizer.step()", stacklevel=5)
 
 
-def _rates(optimizer: Optimizer | None, parameters: dict[str, nn.Parameter]) -> list[float]:
-    if optimizer is None:
-        return [DEFAULT_LR] * len(parameters)
-    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in parameters.items():
-        if id(parameter) not in rates:
-            remedy = "build the optimizer from this very model's parameters, all of them"
-            raise TrainError(name, "it is in no parameter group of the optimizer", "every one in a group", remedy)
-    return [max(rates[id(parameter)], TINY) for parameter in parameters.values()]
-
-
 class _Count:
     """Steps of the optimizer that no step of the penalty has answered. The optimizer holds this, not the penalty."""
 
     def __init__(self, what: str) -> None:
         self.pending, self._what, self._ever = 0, what, False
+        self.listener: weakref.ref[Listener] | None = None
 
     def __call__(self, optimizer: Optimizer, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.add()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "listener": None}
+
     def add(self) -> None:
+        listener = None if self.listener is None else self.listener()
+        if listener is not None:
+            listener.heard()
         self.pending += 1
         if self.pending == PATIENCE and not self._ever:
             self._ever = True

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from kronfx import kron
 from kronfx.layers import KroneckerLinear
 from kronfx.records import KroneckerShape
-from kronfx.train.penalty import placed, whole
 from kronfx.train.shrinkage import Shrinkage
+from kronfx.train.tensors import placed, whole
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,25 @@ class FactoredPart:
         self.layer.S.copy_(F.softshrink(self.layer.S, threshold))
         hold_scale(self.layer)
 
+    def slopes(self) -> Tensor:
+        """``S dL/dS``, of the last backward pass; zeros where it did not reach this layer."""
+        S = self.layer.S.detach()
+        gradient = torch.zeros_like(S) if self.layer.S.grad is None else self.layer.S.grad
+        return (whole(S).float() * whole(gradient).float()).flatten()
+
     def alive(self) -> Tensor:
         """The blocks with a coefficient ``S[p, j] A_i[p, j]`` that is not zero, ranks with ``B_i = 0`` aside."""
         layer = self.layer
         live = layer.B.flatten(-2).ne(0).any(dim=-1)[..., None, None]
         return whole((layer.S.unsqueeze(-3) * layer.A * live).ne(0).any(dim=-3)).flatten()
+
+    def present(self) -> Tensor:
+        """The blocks that are not gone: those alive, and, of a map that starts as zero (all of its ``A`` or of its
+        ``B``), those whose ``S`` is not zero: it has no block yet, and is about to grow them."""
+        S, A, B = (whole(factor.detach()) for factor in (self.layer.S, self.layer.A, self.layer.B))
+        begun = A.ne(0).flatten(-3).any(dim=-1) & B.ne(0).flatten(-3).any(dim=-1)
+        waits = (S.ne(0) & ~begun[..., None, None]).flatten()
+        return self.alive() | waits
 
     def keep(self, alive: Tensor) -> None:
         """Zero ``S`` everywhere else."""
@@ -110,6 +124,10 @@ class DensePart:
     def alive(self) -> Tensor:
         """The tiles with an entry that is not zero."""
         return self._tiles().ne(0).any(dim=-1)
+
+    def present(self) -> Tensor:
+        """The same."""
+        return self.alive()
 
     def keep(self, alive: Tensor) -> None:
         """Zero the others."""

@@ -45,8 +45,9 @@ from kronfx.train.contest import Contest, Pattern
 from kronfx.train.forget import forget
 from kronfx.train.pace import Pace
 from kronfx.train.parts import FactoredPart
-from kronfx.train.penalty import require_state
 from kronfx.train.schedules import Schedule, as_schedule, is_number, value_at
+from kronfx.train.state import require_state
+from kronfx.train.stepper import Stepper
 
 MOST = 0.1  # that one step may take from |S|, whose root mean square is 1: no strength zeroes a layer at once
 
@@ -90,13 +91,13 @@ class PatternSelection:
         model: nn.Module,
         strength: float | Schedule = 0.01,
         group: float | Schedule = 0.01,
-        optimizer: Optimizer | None = None,
+        optimizer: Stepper | None = None,
         growth: float = 1.003,
     ) -> None:
         require_module(model, TrainError)
         if not (is_number(growth) and 1 <= growth <= 2):
             raise TrainError("", f"growth={growth!r}", "a factor from 1 to 2", "try 1.003, or 1.0 for none")
-        self.model, self.optimizer = model, optimizer
+        self.model = model
         self._strength, self._group = as_schedule("strength", strength), as_schedule("group", group)
         self._sites: dict[str, FactoredLayer] = _undecided(model)
         _require_candidates(model, self._sites)
@@ -118,6 +119,11 @@ class PatternSelection:
         """The norm of every pattern still in a choice, by its name."""
         names = [self._name(pattern) for contest in self._contests for pattern in contest.patterns]
         return dict(zip(names, (norm for contest in self._contests for norm in contest.norms().tolist())))
+
+    @property
+    def optimizer(self) -> Any:
+        """The one that steps the candidates: given, or seen to do so; below its wrappers. None while there is none."""
+        return self._pace.optimizer
 
     @property
     def strength(self) -> float:
@@ -143,8 +149,10 @@ class PatternSelection:
     @torch.no_grad()
     def step(self) -> None:
         """L1's proximal step, and patterns that have lost are dropped. Call it after every ``optimizer.step()``."""
-        if not self._pace.due():
+        taken = self._pace.due()
+        if not taken:
             return
+        self._pace.known()
         if self._contests and not self._seen:
             self._warn_without()
         losers = list(map(Contest.settle, self._contests, [norms.tolist() for norms in self._seen]))
@@ -153,7 +161,7 @@ class PatternSelection:
         strength, _ = self._strengths()
         for part, rate in zip(self._parts().values(), self._pace.rates()):
             part.shrink(min(rate * strength, MOST))
-        self._steps, self._seen = self._steps + 1, []
+        self._steps, self._seen = self._steps + taken, []
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed selection needs to come to the same numbers, plain values; the patterns that are
@@ -238,7 +246,7 @@ class PatternSelection:
                 candidates.drop([loser[site] for loser in losers])
         if len(contest.patterns) == 1:
             self._contests.remove(contest)
-        if self.optimizer is not None:
+        if isinstance(self.optimizer, Optimizer):
             forget(self.optimizer, before, list(self.model.parameters()))
         self._pace.follow(self._trained())
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
 
 from kronfx.errors import TrainError
-from kronfx.train.pace import Pace
+from kronfx.train.loop import Loop, loops
+from kronfx.train.pace import Listener, Pace
+from kronfx.train.ramp import Course, Watch
 from kronfx.train.schedules import Constant, Schedule, as_schedule, value_at
-from kronfx.train.target import Loop, Target, loops
+from kronfx.train.state import require_same_parts, require_same_targets, require_state
+from kronfx.train.stepper import Stepper
+from kronfx.train.survivors import at_floor, survivors
+from kronfx.train.target import Goal, Target, goals
+from kronfx.train.tensors import together
 
 
 class Part(Protocol):
@@ -54,30 +58,48 @@ class Part(Protocol):
     def alive(self) -> Tensor:
         """``[G]`` booleans: which groups are not exactly zero."""
 
+    def present(self) -> Tensor:
+        """``[G]`` booleans: which groups are not gone for good, those of a map that only starts as zero too."""
+
     def keep(self, alive: Tensor) -> None:
         """Zero every group that ``alive [G]`` does not hold."""
 
 
+AnyPart = TypeVar("AnyPart", bound=Part)
+
+
 class Penalty:
-    """The loop around a training; its subclasses say which parts there are."""
+    """The loop around a training; its subclasses say which parts there are.
+
+    With a ``course`` it freezes itself at its end.
+    """
 
     def __init__(
         self,
         parts: dict[str, Part],
         strength: float | Schedule,
         target: Target | None,
-        optimizer: Optimizer | None,
+        optimizer: Stepper | None,
+        course: Course | None = None,
+        listener: Listener | None = None,
     ) -> None:
-        self.target, self.optimizer = target, optimizer
+        self.target, self._course = target, course
+        self._watch = None if course is None else Watch(course)
         _require_values(parts)
-        self._all, self._parts = parts, {name: p for name, p in parts.items() if p.parameter.requires_grad}
-        if not self._parts:
-            found = "everything it could shrink is frozen"
-            raise TrainError("", found, "a parameter that requires a gradient", "call requires_grad_() on those")
+        self._all, self._parts = parts, trained(parts)
         self._schedule = as_schedule("strength", strength)
-        self._loops: dict[str, Loop] = {} if target is None else self._closed(target)
-        self._pace = Pace(type(self).__name__, {p.label: p.parameter for p in self._parts.values()}, optimizer)
-        self._steps, self._kept, self._dead = 0, dict[str, Tensor](), set[str]()
+        self._goals: dict[str, Goal] = {}
+        if target is not None:
+            self._goals = goals(target, {name: part.groups for name, part in self._parts.items()})
+        self._loops: dict[str, Loop] = self._closed()
+        following = {part.label: part.parameter for part in self._parts.values()}
+        self._pace = Pace(type(self).__name__, following, optimizer, listener)
+        self._steps, self._kept, self._dead, self._low = 0, dict[str, Tensor](), set[str](), set[str]()
+
+    @property
+    def optimizer(self) -> Any:
+        """The one that steps the parameters: given, or seen to do so; below its wrappers. None while there is none."""
+        return self._pace.optimizer
 
     @property
     def strength(self) -> float:
@@ -87,7 +109,7 @@ class Penalty:
 
     @property
     def frozen(self) -> bool:
-        """Whether :meth:`freeze` was called."""
+        """Whether the zero groups are fixed: :meth:`freeze` was called, or ``steps`` had come that far."""
         return bool(self._kept)
 
     def penalty(self) -> Tensor:
@@ -101,7 +123,8 @@ class Penalty:
     @torch.no_grad()
     def step(self) -> None:
         """The proximal step. Call it after every ``optimizer.step()``; where none came, it does nothing."""
-        if not self._pace.due():
+        taken = self._pace.due()
+        if not taken:
             return
         if self._kept:
             self._keep()
@@ -109,7 +132,11 @@ class Penalty:
             sizes = self._sizes()
             self._check(sizes)
             self._shrink(sizes)
-        self._steps += 1
+        self._steps += taken
+        if self._course is not None and self._watch is not None:
+            self._watch.step(self._steps, self._pace.rates())
+            if self._steps >= self._course.end and not self._kept:
+                self.freeze()
 
     def sparsity(self) -> float:
         """The share in [0, 1] of the groups that are exactly zero, over all parts."""
@@ -127,9 +154,9 @@ class Penalty:
 
         Where a target is not reached yet, the smallest groups are cut off until it is, with a warning.
         """
-        for where, loop in self._loops.items():
-            self._cut(where, loop)
-        self._kept = {name: part.alive() for name, part in self._parts.items()}
+        for where, goal in self._goals.items():
+            self._cut(where, goal)
+        self._kept = {name: part.present() for name, part in self._parts.items()}
         self._keep()
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,15 +172,8 @@ class Penalty:
         """Go on from there. Raises TrainError where the state is no ``state_dict()``, or of another model, plan or
         number of targets; nothing is changed then."""
         require_state(state, self.state_dict())
-        mine = {name: part.signature for name, part in self._all.items()}
-        theirs = state["parts"]
-        for name in [*mine, *theirs]:
-            if mine.get(name) != theirs.get(name):
-                found = f"the saved state has {theirs.get(name, 'no such layer')}, this model {mine.get(name, 'none')}"
-                raise TrainError(name, found, "the plan it was saved with", "factorize by that plan, then resume")
-        if set(state["loops"]) != set(self._loops):
-            found = f"the saved state has targets for {_named(state['loops'])}, this one for {_named(self._loops)}"
-            raise TrainError("", found, "the same", "pass the target it was saved with")
+        require_same_parts(state["parts"], {name: part.signature for name, part in self._all.items()})
+        require_same_targets(state["loops"], self._loops)
         for name in state["kept"]:
             if name not in self._parts:
                 remedy = "call requires_grad_() on it first"
@@ -171,16 +191,16 @@ class Penalty:
 
     @torch.no_grad()
     def _charge(self) -> Tensor:
-        values = torch.stack(_together([part.value() for part in self._parts.values()]))
+        values = torch.stack(together([part.value() for part in self._parts.values()]))
         return values.new_zeros(()) if self._kept else values @ values.new_tensor(self._strengths())
 
     def _sizes(self) -> list[Tensor]:
-        return _together([part.sizes() for part in self._parts.values()])
+        return together([part.sizes() for part in self._parts.values()])
 
     def _strengths(self) -> list[float]:
-        if self.target is None:
+        if not self._loops:
             return [self.strength] * len(self._parts)
-        of = {name: loop.strength for loop in self._loops.values() for name in loop.names}
+        of = {name: loop.strength for loop in self._loops.values() for name in loop.goal.names}
         return [of.get(name, 0.0) for name in self._parts]
 
     def _shrink(self, sizes: list[Tensor]) -> None:
@@ -190,42 +210,59 @@ class Penalty:
     def _thresholds(self, sizes: list[Tensor]) -> list[float]:
         """Learning rate times strength, for every part."""
         rates = dict(zip(self._parts, self._pace.rates()))
-        if self.target is None:
+        if not self._loops:
             return [rate * self.strength for rate in rates.values()]
         named = dict(zip(self._parts, sizes))
         found = dict.fromkeys(self._parts, 0.0)
         for loop in self._loops.values():
-            of_loop = [rates[name] for name in loop.names]
-            strength = loop.toward([named[name] for name in loop.names], of_loop)
-            found |= {name: rates[name] * strength for name in loop.names}
+            names = loop.goal.names
+            thresholds, bound = loop.thresholds([named[name] for name in names], [rates[name] for name in names])
+            found |= dict(zip(names, thresholds))
+            self._tell_low(loop.goal, bound)
         return list(found.values())
 
-    def _cut(self, where: str, loop: Loop) -> None:
-        """Zero the smallest groups of a target that the shrinking has not reached."""
-        parts = [self._parts[name] for name in loop.names]
-        sizes = _together([part.sizes() * part.alive() for part in parts])
-        every = torch.cat(sizes)
-        zero = int((every == 0).sum())
-        if zero >= loop.count:
+    def _ranks(self, names: Sequence[str]) -> list[Tensor]:
+        """``[G]`` for each of these parts: of what has to go, the lowest goes first."""
+        return [self._parts[name].sizes() * self._parts[name].present() for name in names]
+
+    def _cut(self, where: str, goal: Goal) -> None:
+        """Zero the lowest groups of a target that is not reached yet."""
+        groups = sum(self._parts[name].groups for name in goal.names)
+        zero = groups - sum(int(self._parts[name].present().sum()) for name in goal.names)
+        if zero >= goal.count:
             return
-        alive = torch.ones_like(every, dtype=torch.bool)
-        alive[every.argsort(stable=True)[: loop.count]] = False
-        for part, kept in zip(parts, alive.split([part.groups for part in parts])):
-            part.keep(kept.to(part.parameter.device))
-        text = (
-            f"train: {where or 'the model'} is frozen with {zero} of {len(every)} groups shrunk to zero; the smallest"
-        )
+        self._keep_highest(goal, goal.count)
+        text = f"train: {where or 'the model'} is frozen with {zero} of {groups} groups shrunk to zero; the smallest"
         remedy = "freeze later or start from a larger strength to have them chosen in training"
         warnings.warn(
-            f"{text} {loop.count - zero} were cut off to meet the target {loop.target:g}; {remedy}", stacklevel=4
+            f"{text} {goal.count - zero} were cut off to meet the target {goal.target:g}; {remedy}", stacklevel=4
         )
 
-    def _closed(self, target: Target) -> dict[str, Loop]:
+    def _keep_highest(self, goal: Goal, count: int) -> None:
+        """Zero the ``count`` lowest groups of a goal, and say where a floor stood in the way."""
+        ranks = self._ranks(goal.names)
+        alive = survivors(ranks, count, goal.floors)
+        for name, mask in zip(goal.names, alive):
+            self._parts[name].keep(mask.to(self._parts[name].parameter.device))
+        self._tell_low(goal, at_floor(ranks, alive))
+
+    def _closed(self) -> dict[str, Loop]:
+        """A loop for every target."""
+        if not self._goals:
+            return {}
         if not isinstance(self._schedule, Constant):
             remedy = "leave the schedule out: a target finds its own strength"
             raise TrainError("", "a target and a schedule of the strength", "one of the two", remedy)
-        groups = {name: part.groups for name, part in self._parts.items()}
-        return loops(target, groups, self._schedule.value)
+        return loops(self._goals, self._schedule.value)
+
+    def _tell_low(self, goal: Goal, bound: Sequence[bool]) -> None:
+        for name, floor, low in zip(goal.names, goal.floors, bound):
+            if low and len(goal.names) > 1 and name not in self._low:
+                self._low.add(name)
+                part = self._parts[name]
+                text = f"train: {part.label}: {floor} of its {part.groups} groups stay, whatever they are worth"
+                remedy = f"give it a target of its own to go further than the whole model's {goal.target:g}"
+                warnings.warn(f"{text}, and other layers give the rest; {remedy}", stacklevel=6)
 
     def _check(self, sizes: list[Tensor]) -> None:
         """One reading of all sums, since on a GPU each reading waits: NaN and infinities stop, an empty layer warns."""
@@ -243,35 +280,16 @@ class Penalty:
             self._parts[name].keep(alive)
 
 
-def require_state(state: object, like: Mapping[str, object]) -> None:
-    """Raise TrainError where a saved state has not everything that one of ours has."""
-    missing = [key for key in like if key not in state] if isinstance(state, Mapping) else list(like)
-    if missing:
-        remedy = "pass what state_dict() of the same class returned"
-        raise TrainError("", f"a saved state without {', '.join(missing)}", f"one with {', '.join(like)}", remedy)
-
-
 def _require_values(parts: Mapping[str, Part]) -> None:
     for part in parts.values():
         if part.parameter.is_meta:
             raise TrainError(part.label, "a tensor on the meta device", "values", "call to_empty() and load them first")
 
 
-def _together(values: list[Tensor]) -> list[Tensor]:
-    """On the device of the first: the parts of a model may live on several."""
-    return [value.to(values[0].device) for value in values]
-
-
-def _named(loops: Iterable[str]) -> str:
-    return ", ".join(name or "the whole model" for name in loops) or "nothing"
-
-
-def whole(x: Tensor) -> Tensor:
-    """The tensor itself, or, where FSDP2 keeps it in shards, all of it."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def placed(x: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor in the type and, where ``like`` is in shards, in the shards of ``like``."""
-    x = x.to(like.dtype)
-    return distribute_tensor(x, like.device_mesh, like.placements) if isinstance(like, DTensor) else x
+def trained(parts: Mapping[str, AnyPart]) -> dict[str, AnyPart]:
+    """Those whose parameter trains. Raises TrainError where there is none."""
+    found = {name: part for name, part in parts.items() if part.parameter.requires_grad}
+    if not found:
+        text = "everything it could shrink is frozen"
+        raise TrainError("", text, "a parameter that requires a gradient", "call requires_grad_() on those")
+    return found

@@ -1,72 +1,50 @@
-"""``target=0.8``: the closed loop that finds the strength at which the wished share of the groups is zero."""
+"""``target=0.8``: which groups it is a share of, and how many of them are to be zero."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from kronfx.errors import TrainError
 from kronfx.train.names import by_name
-from kronfx.train.pace import TINY
 from kronfx.train.schedules import is_number
+from kronfx.train.survivors import floor_of
 
-GROWTH = 1.005  # of the strength, per step, while the share of zero groups is below the target
-STALLED = 2000  # steps without one more zero group (a strength 20,000 times as large) before the loop says so
 TOLERANCE = 0.01  # of the target: a share that is further from every whole number of groups cannot be meant
 
 Target = float | Mapping[str, float]
 
 
-@dataclass
-class Loop:
-    """One target and the parts it is a share of: ``count`` of their groups are to be zero.
-
-    The strength grows by 0.5% a step (twofold in 140) while fewer are, and no step shrinks further than reaching the
-    target takes.
-    """
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One target and the parts it is a share of: ``count`` of their groups are to be zero, and every part keeps at
+    least as many as its entry of ``floors`` says."""
 
     target: float
     names: tuple[str, ...]
     count: int
-    strength: float
-    best: int = -1
-    waited: int = 0
-
-    def toward(self, sizes: Sequence[Tensor], rates: Sequence[float]) -> float:
-        """The strength of this step: ours, or the smaller one at which ``count`` groups are zero."""
-        every = torch.cat([size / rate for size, rate in zip(sizes, rates)])
-        last = float(every.kthvalue(self.count).values)
-        if last > self.strength:
-            self.strength *= GROWTH
-            self._watch(int((every == 0).sum()), len(every), min(rates))
-        return min(self.strength, last * (1 + 1e-6))  # a hair more: rounding leaves no remainder of that group
-
-    def _watch(self, zero: int, groups: int, rate: float) -> None:
-        self.best, self.waited = (zero, 0) if zero > self.best else (self.best, self.waited + 1)
-        if self.waited == STALLED:
-            why = "a learning rate of 0" if rate <= TINY else f"learning rate {rate:.3g}, strength {self.strength:.3g}"
-            text = f"train: {STALLED} steps and no more than {self.best} of {groups} groups are zero ({why})"
-            remedy = "raise the learning rate of what is shrunk, or give more steps"
-            warnings.warn(f"{text}; the target {self.target:g} is out of reach this way: {remedy}", stacklevel=7)
+    floors: tuple[int, ...]
 
 
-def loops(target: Target, groups: Mapping[str, int], strength: float) -> dict[str, Loop]:
-    """One loop, named "", for a share of the whole model; of a mapping, one for each part that its names or globs mean.
+def goals(target: Target, groups: Mapping[str, int]) -> dict[str, Goal]:
+    """One goal, named "", for a share of the whole model; of a mapping, one for each part that its names or globs mean.
 
     ``groups`` are the parts and how many groups each has. Raises TrainError: a target outside (0, 1), one that no whole
-    number of groups comes within a percentage point of, a name that is no part's, a strength of 0.
+    number of groups comes within a percentage point of, or that would leave a layer without any; a name that is no
+    part's.
     """
-    if strength == 0:
-        remedy = "start from 0.1, the default"
-        raise TrainError("", "strength=0 with a target", "a positive strength to start from", remedy)
-    if not isinstance(target, Mapping):
-        return {"": Loop(target, tuple(groups), _count(target, sum(groups.values()), ""), strength)}
-    wishes = _wishes(target, list(groups))
-    return {name: Loop(share, (name,), _count(share, groups[name], name), strength) for name, share in wishes.items()}
+    if isinstance(target, Mapping):
+        wishes = _wishes(target, list(groups))
+        return {name: Goal(share, (name,), _count(share, groups[name], name), (1,)) for name, share in wishes.items()}
+    count = _count(target, sum(groups.values()), "")
+    floors = tuple(floor_of(target, number) for number in groups.values())
+    most = sum(groups.values()) - sum(floors)
+    if count > most:
+        found = f"target={target!r}, which leaves {sum(groups.values()) - count} of {sum(groups.values())} groups"
+        needed = f"{sum(floors)}, one at least for each of {len(groups)} layers"
+        remedy = f"take {most / sum(groups.values()):.3g}, or give layers targets of their own"
+        raise TrainError("", found, needed, remedy)
+    return {"": Goal(target, tuple(groups), count, floors)}
 
 
 def _wishes(target: Mapping[str, float], names: list[str]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import kronfx as kx
 from zoo.coverage import Coverage, cover, matrices, serves
 from zoo.deployed import deploy
+from zoo.ends import found_ends
 from zoo.entry import Entry, call
 from zoo.outcome import Outcome, deviation, judged
 from zoo.work import work
@@ -24,7 +25,7 @@ from zoo.work import work
 RANK = 2  # of the trained model: small, yet more than one term in every sum
 STEPS = 3
 
-Column = Literal["rewritten", "exact", "works", "trains", "folds", "reloads", "deploys"]
+Column = Literal["rewritten", "exact", "works", "ends", "trains", "folds", "reloads", "deploys"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Row:
     rewritten: Outcome
     exact: Outcome
     works: Outcome
+    ends: Outcome
     trains: Outcome
     folds: Outcome
     reloads: Outcome
@@ -73,6 +75,7 @@ def _row(entry: Entry) -> Row:
         rewritten,
         exact,
         _attempt(partial(work, entry)),
+        _attempt(partial(found_ends, entry)),
         trains,
         _attempt(partial(_folds, entry, model)),
         _attempt(partial(_reloads, entry, model)),
@@ -123,7 +126,7 @@ def _trains(entry: Entry, trained: list[nn.Module]) -> Outcome:
     """
     dense, batch = entry.model(), entry.batch(4)
     idle = _idle(entry, dense)
-    model = kx.factorize(dense, rank=RANK).train()
+    model = kx.factorize(dense, rank=RANK, zero_start=None).train()  # what starts at zero hides what goes through it
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for step in range(STEPS):
         optimizer.zero_grad()
