@@ -23,7 +23,7 @@ STEPS, BATCH, WORLD = 20, 8, 2
 
 
 class Tiny(nn.Module):
-    """Two encoder layers: plain linear layers, and packed attention projections that become properties."""
+    """Two encoder layers: plain linear layers, and attention that reads factored weights."""
 
     def __init__(self) -> None:
         super().__init__()

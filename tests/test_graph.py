@@ -217,7 +217,7 @@ def test_refusals_say_why() -> None:
 @pytest.mark.parametrize("model", [models.Optional, models.Branching, models.TwoPaths])
 @torch.no_grad()
 def test_an_owner_that_no_trace_can_hold_keeps_its_forward(model: type[nn.Module]) -> None:
-    """It branches on an optional argument, on a value, on its mode: the weight becomes a property instead."""
+    """It branches on an optional argument, on a value, on its mode: all of its branches run on factored weights."""
     torch.manual_seed(0)
     original = model().eval()
     factored = kx.factorize(original, rank="full", init="nearest")

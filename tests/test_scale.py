@@ -99,7 +99,7 @@ class Block(nn.Module):
 
 
 def encoder_layer() -> nn.Module:
-    """torch's own layer: its packed attention projection becomes a property."""
+    """torch's own layer: its attention keeps its forward, and reads factored weights."""
     return nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
 
 

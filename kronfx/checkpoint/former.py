@@ -26,8 +26,10 @@ def in_todays_names(saved: Saved, model: nn.Module) -> Saved:
 
 def _today(steps: list[str], weights: set[str]) -> str:
     for at, step in enumerate(steps):
-        weight, rest = (steps[at + 1 : at + 2], steps[at + 2 :]) if step == CHILD else (["weight"], steps[at:])
-        path = ".".join((*steps[:at], *weight))
-        if rest and rest[0] in _FACTORS and path in weights:
-            return ".".join((path, *rest))
+        places = [(".".join((*steps[:at], "weight")), steps[at:])]
+        if step == CHILD and at + 1 < len(steps):
+            places.append((".".join((*steps[:at], steps[at + 1])), steps[at + 2 :]))
+        for path, rest in places:
+            if rest and rest[0] in _FACTORS and path in weights:
+                return ".".join((path, *rest))
     return ".".join(steps)

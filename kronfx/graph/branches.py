@@ -18,7 +18,7 @@ from kronfx.graph.discover import Match
 from kronfx.graph.ends import Ends
 from kronfx.graph.flow import recorded
 from kronfx.graph.guesses import Call, guesses
-from kronfx.graph.twin import operation_by_operation, shadow, undisturbed
+from kronfx.graph.twin import shadow, undisturbed
 from kronfx.records import Branches
 from kronfx.tables import abbreviated
 
@@ -44,7 +44,7 @@ def branches(model: nn.Module, matches: Sequence[Match], example_inputs: Any = N
         return Branches()
     names = [match.site.name for match in matches]
     seen = _Seen()
-    with undisturbed(), operation_by_operation():
+    with undisturbed():
         try:
             copied, shadows = shadow(model)
             weights = {shadows[match.parameter]: number for number, match in enumerate(matches)}

@@ -16,6 +16,7 @@ from torch import fx, nn
 from kronfx.errors import FactorizeError
 from kronfx.graph.discover import Match, discover
 from kronfx.graph.normalize import Linear, canonical
+from kronfx.graph.references import follow, held
 from kronfx.graph.swap import copied, swap
 from kronfx.layers import (
     FactoredLayer,
@@ -49,6 +50,7 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     chosen = _matched(model, plan)
     layers = [_site_layer(match, choices, init) for match, choices in chosen]
     replacements: dict[nn.Module, nn.Module] = {}
+    weights: dict[nn.Parameter, nn.Module] = {}
     rewritten: set[fx.GraphModule] = set()
     for (match, _), layer in zip(chosen, layers):
         if match.is_known:
@@ -57,19 +59,21 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
             _rewrite(match.owner, match.linear.node, layer)
             rewritten.add(match.owner)
         else:
-            adopt(match.owner, match.target, layer, match.transposed)
+            weights[match.parameter] = adopt(match.owner, match.target, layer, match.transposed)
     for graph in rewritten:
         graph.graph.lint()
         graph.recompile()
-    model = swap(model, replacements)
+    model = follow(swap(model, replacements), weights)
     _mark_calls(model)
     _check(model, plan)
+    _require_followed(model, chosen)
     return model
 
 
 def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, list[Choice]]]:
     """Each site in this model with its choices. Raises FactorizeError where the plan is for another model."""
-    found = {match.site.name: match for match in discover(model, untie=True).matches}  # the plan decided what to untie
+    matches = list(discover(model, untie=True).matches)  # the plan decided what to untie
+    found = {match.site.name: match for match in _known_alone(matches, model)}
     remedy = "plan this very model with kronfx.plan(model)"
     chosen: dict[str, tuple[Match, list[Choice]]] = {}
     for choice in plan.choices:
@@ -92,6 +96,21 @@ def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, list[Choice]]]:
         _check_choice(replace(choice, site=match.site))  # by what the model is, whatever the plan was made for
         chosen.setdefault(choice.site.name, (match, []))[1].append(choice)
     return list(chosen.values())
+
+
+def _known_alone(matches: list[Match], model: nn.Module) -> list[Match]:
+    """The matches, with owners that stay where something else holds their weight: it will hold the factored one."""
+    aliased = held(model)
+    return [replace(match, is_known=match.is_known and id(match.parameter) not in aliased) for match in matches]
+
+
+def _require_followed(model: nn.Module, chosen: list[tuple[Match, list[Choice]]]) -> None:
+    """Every factor is reached from what runs: nothing that runs still holds what it took the place of."""
+    left = held(model)
+    for match, _ in chosen:
+        if id(match.parameter) in left or (match.is_known and id(match.owner) in left):
+            found = "after the pass something still holds the dense layer"
+            raise FactorizeError(match.site.label, found, "references that can be followed", "report this as a bug")
 
 
 def _check_choice(choice: Choice) -> None:
@@ -130,9 +149,10 @@ def _layer(match: Match, choice: Choice, init: Init, candidates: int) -> Kroneck
     Where candidates add up, nearest factors are of ``W / K`` each, random ones have a ``K``-th of its variance.
     """
     W = match.matrix
-    layer = _empty(match, choice, W)
+    layer = _empty(match, choice, W, W.device if init == "random" else torch.device("meta"))
     if init == "nearest":
         _require_values(match, W)
+        layer.to_empty(device=W.device)  # nothing was drawn: the caller's random numbers are what they would have been
         share = W / candidates
         layer.set_nearest(share)
         _require_exact(match, choice, layer, share)
@@ -146,12 +166,12 @@ def _layer(match: Match, choice: Choice, init: Init, candidates: int) -> Kroneck
     return layer
 
 
-def _empty(match: Match, choice: Choice, W: torch.Tensor) -> KroneckerLinear:
+def _empty(match: Match, choice: Choice, W: torch.Tensor, device: torch.device) -> KroneckerLinear:
     how = (choice.shape, choice.rank, choice.evaluation)
     if match.convolution is not None:
-        return KroneckerConv(*how, match.convolution, False, W.device, W.dtype)
+        return KroneckerConv(*how, match.convolution, False, device, W.dtype)
     features = (choice.site.m, choice.site.n) if any(choice.padding) else None
-    return KroneckerLinear(*how, False, W.device, W.dtype, tuple(W.shape[:-2]), features)
+    return KroneckerLinear(*how, False, device, W.dtype, tuple(W.shape[:-2]), features)
 
 
 def _require_values(match: Match, W: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from kronfx.errors import FoldError
 from kronfx.graph.discover import attribute
 from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION, MARK_FEATURES
+from kronfx.graph.references import follow
 from kronfx.graph.swap import copied, swap
 from kronfx.layers import (
     BlockSparseLinear,
@@ -63,14 +64,15 @@ def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0)
     """Fold the named sites of a model in place; returns it (or what takes its place, where it is a site itself)."""
     chosen = {name: layer for name, layer in factored_sites(model).items() if name in names}
     weights = {layer: _site_weight(name, layer, threshold) for name, layer in chosen.items()}
+    parameters: dict[nn.Module, nn.Parameter] = {}
     for owner in list(model.modules()):
         for name, layer in factored_weights(owner).items():
             if layer in weights:
-                release(owner, name, weights.pop(layer))
+                parameters[layer] = release(owner, name, weights.pop(layer))
     folded: dict[nn.Module, nn.Module] = {
         layer: _folded(W, layer.bias, layer.grid, getattr(layer, "convolution", None)) for layer, W in weights.items()
     }
-    return swap(model, folded)
+    return follow(swap(model, folded), parameters)
 
 
 def _site_weight(name: str, layer: FactoredLayer, threshold: float) -> Tensor:

@@ -12,35 +12,53 @@ from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
+from weakref import ProxyTypes
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 # Values that hold no reference to a module, or none that is the model's own.
-_PLAIN = (Tensor, type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, str, bytes, int, float, complex)
+_PLAIN = (type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, str, bytes, int, float, complex)
 
 
-def follow(root: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Point everything that ``root`` reaches from keys to their values; returns the root, replaced or not."""
+def follow(root: nn.Module, replacements: Mapping[Any, Any]) -> nn.Module:
+    """Point everything that ``root`` reaches from keys, modules and parameters, to their values; returns the root,
+    replaced or not. What modules have registered as their parameters stays.
+    """
     walk = _Walk({id(old): new for old, new in replacements.items()})
     result: nn.Module = walk.new(root)
     walk.finish()
     return result
 
 
+def held(root: nn.Module) -> set[int]:
+    """The addresses of everything that ``root`` reaches: modules, and tensors that are held otherwise than as a
+    module's parameters.
+    """
+    walk = _Walk({})
+    walk.new(root)
+    walk.finish()
+    return walk.tensors | walk.seen.keys()
+
+
 class _Walk:
     """One pass over everything that can be reached. What can be changed in place waits in a queue and is visited once;
     what cannot (tuples, methods, partials) is made anew where something in it has to be another."""
 
-    def __init__(self, replacements: Mapping[int, nn.Module]) -> None:
+    def __init__(self, replacements: Mapping[int, Any]) -> None:
         self.replacements = replacements
+        self.tensors: set[int] = set()
         self.seen: dict[int, Any] = {}  # by address, and the objects themselves, so that none is used twice
         self.waiting: list[Any] = []
 
     def new(self, value: Any) -> Any:
         """What stands for a value from now on."""
-        if value is None or isinstance(value, _PLAIN):
+        if value is None or type(value) in ProxyTypes or isinstance(value, _PLAIN):
             return value
         value = self.replacements.get(id(value), value)
+        if isinstance(value, Tensor):
+            self.tensors.add(id(value))
+            return value
         if isinstance(value, (tuple, frozenset)):
             return self._tuple(value)
         if isinstance(value, types.MethodType):
@@ -73,7 +91,10 @@ class _Walk:
     def members(self, value: Any) -> None:
         """What an object's attributes hold."""
         held = getattr(value, "__dict__", None)
-        if type(held) is dict:
+        if isinstance(value, nn.Module):
+            for name in vars(value).keys() - {"_parameters"}:
+                self._set(vars(value), name, vars(value)[name])
+        elif type(held) is dict and not isinstance(value, Optimizer):
             self._dict(held)
 
     def _set(self, holder: Any, key: Any, each: Any) -> None:

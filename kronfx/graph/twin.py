@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from kronfx.layers import rebind
+
 _INDICES = 2**20  # entries: integers up to here are positions or indices, which a forward reads; above, packed weights
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 
@@ -51,6 +53,7 @@ def shadow(model: nn.Module) -> tuple[nn.Module, dict[nn.Parameter, Tensor]]:
         for p, each in zip(ours.values(), theirs.values())
         if p is not None and each is not None
     }
+    rebind(found[model], model)
     return found[model].eval(), shadows
 
 
@@ -58,10 +61,12 @@ def _blank(module: nn.Module) -> nn.Module:
     """An instance without attributes; what torch.jit made is whole or not at all."""
     if isinstance(module, torch.jit.ScriptModule):
         return copy.deepcopy(module)
-    return object.__new__(type(module))
+    blank: nn.Module = object.__new__(type(module))
+    return blank
 
 
 def _valueless(value: Tensor) -> Tensor:
+    """The tensor on the meta device, or a copy of its integers; itself where it is not born yet."""
     if nn.parameter.is_lazy(value):
         return value
     if not (value.is_floating_point() or value.is_complex() or value.numel() > _INDICES):
@@ -89,33 +94,16 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Whatever the body draws or switches: random generators, gradient mode and default dtype are as before it."""
-    python, numpy, grad, dtype = (
-        random.getstate(),
-        np.random.get_state(),
-        torch.is_grad_enabled(),
-        torch.get_default_dtype(),
-    )
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    """Random states, grad mode, warnings and torch's fast paths, which would hide what they do, as they were after."""
+    python, numpy, fast = random.getstate(), np.random.get_state(), torch.backends.mha.get_fastpath_enabled()
+    devices, dtype = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else (), torch.get_default_dtype()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
-
-
-@contextmanager
-def operation_by_operation() -> Iterator[None]:
-    """Nothing between an operation and who looks at it: no gradients, no warnings, none of torch's fast paths, which
-    would hide what they do."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
         torch.backends.mha.set_fastpath_enabled(fast)

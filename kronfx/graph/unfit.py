@@ -125,6 +125,8 @@ def _value(parameter: nn.Parameter) -> str | None:
         return f"of layout {_short(parameter.layout)}: call to_dense() on it first"
     if parameter.dtype not in FLOATS:
         return f"dtype {_short(parameter.dtype)} is not a floating type kronfx computes in"
+    if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+        return "it has a gradient hook of its own, which its factors' gradients could not go through: remove it first"
     return None
 
 

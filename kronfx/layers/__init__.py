@@ -1,13 +1,15 @@
 """What a factored and a folded layer is, as a module.
 
-A Kronecker subgraph lives in one module, :class:`KroneckerLinear`, and a rewritten graph calls it. The subgraph could
-as well be spelled out node by node in its owner's graph, but then its site marks would be lost by pickling (fx retraces
-a pickled graph and drops ``node.meta``), and hooks, FSDP units and ``state_dict`` keys would have no module to hang on.
-``kronfx.graph`` spells it out, node by node and marked, wherever someone wants to look at it or transform it further.
+A Kronecker subgraph lives in one module, :class:`KroneckerLinear`, which takes the place of a module that is one linear
+map, or of a weight that its owner goes on reading (:class:`KroneckerWeight`). The subgraph could as well be spelled
+out node by node in a graph, but then its site marks would be lost by pickling (fx retraces a pickled graph and drops
+``node.meta``), and hooks, FSDP units and ``state_dict`` keys would have no module to hang on. ``kronfx.graph`` spells
+it out, node by node and marked, wherever someone wants to look at it or transform it further.
 """
 
 from kronfx.layers.adopted import KroneckerWeight, adopt, factored_weights, release
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, candidates_of
+from kronfx.layers.closures import rebind
 from kronfx.layers.convolution import Convolution, KroneckerConv
 from kronfx.layers.copies import deep_copy
 from kronfx.layers.find import (
@@ -55,6 +57,7 @@ __all__ = [
     "named_modules",
     "named_parameters",
     "named_sites",
+    "rebind",
     "release",
     "released",
     "require_module",

@@ -7,8 +7,10 @@ keys. Nothing is done to anybody's class, so ``copy``, ``pickle``, ``isinstance`
 as they were.
 
 A submodule, not a tensor subclass: a subclass would be one parameter that hides three, which optimizers, DDP, FSDP and
-checkpoints have to see. The price is ``isinstance(owner.weight, Tensor)``, which is False, and operators registered by
-others (``torch.ops``), which ask for a tensor and raise TypeError; sites where a weight goes there are refused.
+checkpoints have to see. Torch asks anything with ``__torch_function__`` to answer, so functions, methods and registered
+operators take it, compiled and exported too. The prices: ``isinstance(owner.weight, Tensor)`` is False, and torch's
+fused inference kernels for attention, which take tensors only, step aside for the ordinary path. The two differ where a
+``nn.TransformerEncoder`` gets a padding mask: the fused one sets the padded positions to zero.
 """
 
 from __future__ import annotations
@@ -44,13 +46,6 @@ class KroneckerWeight(TensorLike, nn.Module):
         except AttributeError:
             return otherwise(self, name)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing: list[str],
-        unexpected: list[str], errors: list[str],
-    ) -> None:  # fmt: skip
-        require_factors(state_dict, prefix.removesuffix("."), errors)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-
 
 class LinearWeight(KroneckerWeight, KroneckerLinear):
     """The matrix of a linear map, or a stack of them."""
@@ -85,25 +80,47 @@ _WEIGHTS: dict[type, Any] = {
 }
 
 
-def adopt(owner: nn.Module, name: str, layer: FactoredLayer, transposed: bool) -> None:
-    """Let ``owner.name`` be ``W`` of ``layer``, transposed ``[..., n, m]`` where the owner stores it so."""
+def adopt(owner: nn.Module, name: str, layer: FactoredLayer, transposed: bool) -> nn.Module:
+    """Let ``owner.name`` be ``W`` of ``layer``, transposed ``[..., n, m]`` where the owner stores it so; returns it."""
     kind = _WEIGHTS[type(layer)]
     weight = kind.__new__(kind)
     vars(weight).update(vars(layer), turned=transposed)
     delattr(owner, name)
     vars(owner).get(GRIDS, {}).pop(name, None)
     owner.add_module(name, weight.train(owner.training))
+    if not any(_is_ours(hook) for hook in owner._load_state_dict_pre_hooks.values()):
+        owner.register_load_state_dict_pre_hook(_require_factors)
+    return cast(nn.Module, weight)
 
 
-def release(owner: nn.Module, name: str, W: Tensor) -> None:
+def _require_factors(
+    owner: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: Any, _strict: bool, _missing: list[str],
+    _unexpected: list[str], errors: list[str],
+) -> None:  # fmt: skip
+    """Torch shows a child only what is below its name: what has its name itself, the owner sees."""
+    for name in factored_weights(owner):
+        require_factors(state_dict, f"{prefix}{name}", errors)
+
+
+def _is_ours(hook: Any) -> bool:
+    return getattr(hook, "hook", None) is _require_factors
+
+
+def release(owner: nn.Module, name: str, W: Tensor) -> nn.Parameter:
     """Make ``owner.name`` a parameter again: ``W [..., m, n]`` (or an unrolled kernel), and remember its block grid."""
     weight = cast(Any, owner._modules.pop(name))
     convolution = weight.view().convolution
     if convolution is not None:
         W = W.unflatten(-1, (-1, *convolution.kernel))
     value = W.detach().mT.contiguous() if weight.turned else W.detach().clone()
-    owner.register_parameter(name, nn.Parameter(value, requires_grad=W.requires_grad))
+    if not factored_weights(owner):
+        hooks = owner._load_state_dict_pre_hooks
+        for key in [key for key, hook in hooks.items() if _is_ours(hook)]:
+            del hooks[key]
+    parameter = nn.Parameter(value, requires_grad=W.requires_grad)
+    owner.register_parameter(name, parameter)
     vars(owner).setdefault(GRIDS, {})[name] = weight.grid, weight.turned, convolution is not None
+    return parameter
 
 
 def factored_weights(owner: nn.Module) -> dict[str, FactoredLayer]:

@@ -199,10 +199,11 @@ class KroneckerLinear(nn.Module):
         # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As every module's, but that ``weight`` is computed. Raises WeightError."""
         if name == "weight":
             refuse("__set__")
-        super().__setattr__(name, value)  # type: ignore[arg-type]
+        super().register_parameter(name, param)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing: list[str],

@@ -95,10 +95,17 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _matmul(input: Any, other: Any) -> Any:
+    """``input @ other``. torch's compiler (2.13) hands ``weight @ x`` over as ``x @ weight``: told apart by the sizes,
+    but for an ``x`` that fits on both sides.
+    """
+    handed = torch.compiler.is_compiling() and isinstance(input, Tensor) and input.dim() == 2
+    if handed and isinstance(other, Unformed) and input.shape[-1] != other.mT.shape[-1]:
+        return _times(other, input)
     return _times(input, other)
 
 
 def _reversed(other: Any, input: Any) -> Any:
+    """``input @ other``."""
     return _times(input, other)
 
 

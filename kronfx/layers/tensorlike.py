@@ -68,7 +68,7 @@ class TensorLike(Unformed):
 
     @property
     def data(self) -> Tensor:
-        return computed(self.formed().detach())
+        return self.guarded().detach()
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -81,7 +81,7 @@ class TensorLike(Unformed):
     @property
     def mT(self) -> WeightView | Tensor:
         view = self.view()
-        return view.formed().mT if view.convolution is not None else replace(view, turned=not view.turned)
+        return view.guarded().mT if view.convolution is not None else replace(view, turned=not view.turned)
 
     def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
@@ -101,7 +101,7 @@ class TensorLike(Unformed):
     def transpose(self, dim0: int, dim1: int) -> WeightView | Tensor:
         """A view where the last two axes change places."""
         dims = len(self.shape)
-        return self.mT if {dim0 % dims, dim1 % dims} == {dims - 2, dims - 1} else self.formed().transpose(dim0, dim1)
+        return self.mT if {dim0 % dims, dim1 % dims} == {dims - 2, dims - 1} else self.guarded().transpose(dim0, dim1)
 
     swapaxes = swapdims = transpose
 
@@ -110,7 +110,7 @@ class TensorLike(Unformed):
         order = tuple(dims[0]) if len(dims) == 1 and not isinstance(dims[0], int) else dims
         count = len(self.shape)
         turned = (*range(count - 2), count - 1, count - 2)
-        return self.mT if tuple(d % count for d in order) == turned else self.formed().permute(*order)
+        return self.mT if tuple(d % count for d in order) == turned else self.guarded().permute(*order)
 
     def contiguous(self) -> WeightView:
         return self.view()
@@ -156,7 +156,7 @@ class TensorLike(Unformed):
             sizes.append(total % split_size)
         view = self.view()
         if not view.along_rows(dim):
-            return tuple(self.formed().split(split_size, dim))
+            return tuple(self.guarded().split(split_size, dim))
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return tuple(view.rows_of(end - size, end) for size, end in zip(sizes, ends))
 
@@ -164,11 +164,11 @@ class TensorLike(Unformed):
         return self.split(-(-self.shape[dim] // chunks), dim)
 
     def unbind(self, dim: int = 0) -> tuple[Any, ...]:
-        return tuple(self[i] for i in range(self.shape[0])) if dim == 0 else tuple(self.formed().unbind(dim))
+        return tuple(self[i] for i in range(self.shape[0])) if dim == 0 else tuple(self.guarded().unbind(dim))
 
     def __getitem__(self, key: Any) -> WeightView | Tensor:
         found = self.view().selected(key)
-        return self.formed()[key] if found is None else found
+        return self.guarded()[key] if found is None else found
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.unbind())
@@ -179,6 +179,10 @@ class TensorLike(Unformed):
     def formed(self) -> Tensor:
         """``W`` as the owner stores it, formed now."""
         return self.view().materialized()
+
+    def guarded(self) -> Tensor:
+        """``W``, formed now, for code that may write into it."""
+        return computed(self.formed())
 
     def applied(self, x: Any) -> Any:
         """``x @ self`` by the factors; None where only ``W`` will do."""
@@ -245,4 +249,4 @@ def otherwise(weight: TensorLike, name: str) -> Any:
     """Whatever else a tensor has by that name: of ``W``, formed now; a method that writes raises when it is called."""
     if name.startswith("_") or not hasattr(Tensor, name):
         raise AttributeError(f"{type(weight).__name__!r} object has no attribute {name!r}")
-    return _refusing(name) if is_write(name) else getattr(computed(weight.formed()), name)
+    return _refusing(name) if is_write(name) else getattr(weight.guarded(), name)

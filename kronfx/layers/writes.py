@@ -7,24 +7,42 @@ each of them is work done. On a weight formed from its factors for the occasion 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import GetSetDescriptorType
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kronfx.errors import WeightError
 
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")}
 HOOKS = {"register_hook", "register_post_accumulate_grad_hook"}
-# What shares memory with its argument: writing there is writing into the weight.
-SHARING = {"detach", "view", "t", "transpose", "permute", "__getitem__", "reshape", "flatten", "squeeze", "unsqueeze"}
-READ = {Tensor.data.__get__, Tensor.T.__get__, Tensor.mT.__get__}  # type: ignore[attr-defined]
 
 
 def is_write(name: str) -> bool:
     """Whether a function of this name changes its first argument, or hangs something on it."""
     underscored = name.endswith("_") and not name.endswith("__")
-    return underscored or name in INPLACE or name in HOOKS or name in ("__set__", "__setitem__")
+    return underscored or name in INPLACE or name in HOOKS or name == "__setitem__"
+
+
+# By the functions themselves: other functions may have such a name.
+_ATTRIBUTES = [
+    each for each in (getattr(Tensor, name) for name in dir(Tensor)) if isinstance(each, GetSetDescriptorType)
+]
+WRITING = frozenset(
+    [getattr(room, name) for room in (Tensor, torch, F, nn.init) for name in dir(room) if is_write(name)]
+    + [attribute.__set__ for attribute in _ATTRIBUTES]
+)
+# What shares memory with its argument: writing there is writing into the weight.
+_SHARING = (
+    "detach", "view", "t", "transpose", "permute", "__getitem__", "reshape", "flatten", "squeeze", "unsqueeze", "split",
+    "chunk", "unbind",
+)  # fmt: skip
+SHARING = frozenset(
+    [getattr(room, name) for room in (Tensor, torch) for name in _SHARING if hasattr(room, name)]
+    + [Tensor.data.__get__, Tensor.T.__get__, Tensor.mT.__get__]  # type: ignore[attr-defined]
+)
 
 
 def refuse(name: str) -> NoReturn:
@@ -38,9 +56,11 @@ def refuse(name: str) -> NoReturn:
 
 
 def writes(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], kind: type) -> bool:
-    """Whether a call would change an argument of this kind."""
+    """Whether a call would change an argument of this kind. A compiler is not asked: it cannot look functions up."""
+    if torch.compiler.is_compiling():
+        return False
     written = args[0] if args else next(iter(kwargs.values()), None)
-    if issubclass(type(written), kind) and is_write(getattr(function, "__name__", "")):
+    if issubclass(type(written), kind) and function in WRITING:
         return True
     return issubclass(type(kwargs.get("out")), kind)
 
@@ -64,8 +84,11 @@ class ComputedWeight(Tensor, metaclass=_LikeAnyTensor):
             refuse(getattr(func, "__name__", str(func)))
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-        shares = func in READ or getattr(func, "__name__", "") in SHARING
-        return result.as_subclass(cls) if shares and isinstance(result, Tensor) else result
+        if torch.compiler.is_compiling() or func not in SHARING:
+            return result
+        return (
+            result.as_subclass(cls) if isinstance(result, Tensor) else tuple(part.as_subclass(cls) for part in result)
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.as_subclass(Tensor).detach().clone()

@@ -1,4 +1,4 @@
-"""One model through every promise: coverage, exactness, training, fold, checkpoint, ONNX."""
+"""One model through every promise: coverage, exactness, work, training, fold, checkpoint, ONNX."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from zoo.deployed import deploy
 from zoo.ends import found_ends
 from zoo.entry import Entry, call
 from zoo.outcome import Outcome, deviation, judged
+from zoo.work import work
 
 RANK = 2  # of the trained model: small, yet more than one term in every sum
 STEPS = 3
 
-Column = Literal["rewritten", "exact", "ends", "trains", "folds", "reloads", "deploys"]
+Column = Literal["rewritten", "exact", "works", "ends", "trains", "folds", "reloads", "deploys"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Row:
     name: str
     rewritten: Outcome
     exact: Outcome
+    works: Outcome
     ends: Outcome
     trains: Outcome
     folds: Outcome
@@ -72,6 +74,7 @@ def _row(entry: Entry) -> Row:
         entry.name,
         rewritten,
         exact,
+        _attempt(partial(work, entry)),
         _attempt(partial(found_ends, entry)),
         trains,
         _attempt(partial(_folds, entry, model)),

@@ -24,8 +24,20 @@ from zoo.deployed import BATCHES
 from zoo.entry import Entry
 from zoo.outcome import TOLERANCE
 
-HEADERS = ("model", "rewritten", "refused", "full rank", "ends", "trains", "fold", "save/load", "ONNX", "s")
-COLUMNS = ("rewritten", "exact", "ends", "trains", "folds", "reloads", "deploys")
+HEADERS = (
+    "model",
+    "rewritten",
+    "refused",
+    "full rank",
+    "multiply-adds",
+    "ends",
+    "trains",
+    "fold",
+    "save/load",
+    "ONNX",
+    "s",
+)
+COLUMNS = ("rewritten", "exact", "works", "ends", "trains", "folds", "reloads", "deploys")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +84,8 @@ def _table(rows: list[Row]) -> Table:
     caption = (
         f"rewritten: share of the entries of untied linear maps. full rank: init='nearest', largest error relative to "
         f"the largest output, float32, tolerance {TOLERANCE:.0e}, as for fold and ONNX (batches {BATCHES}, traced at "
-        f"another). ends: maps that start at zero. trains: rank {RANK}, {STEPS} steps. save/load: to the bit."
+        f"another). multiply-adds: torch's count at rank {RANK} over the dense one. ends: maps that start at zero. "
+        f"trains: rank {RANK}, {STEPS} steps. save/load: to the bit."
     )
     table = Table(title="the zoo", caption=caption, caption_justify="left", title_justify="left")
     for header in HEADERS:
@@ -81,7 +94,15 @@ def _table(rows: list[Row]) -> Table:
         refused = str(len(row.coverage.refusals)) if row.coverage else "-"
         share = f"{100 * row.coverage.share:.4g}%" if row.coverage else "FAILS"
         trains = {"holds": "yes", "fails": "FAILS", "open": "-"}[row.trains.verdict]
-        rest = (str(row.exact), str(row.ends), trains, str(row.folds), str(row.reloads), str(row.deploys))
+        rest = (
+            str(row.exact),
+            str(row.works),
+            str(row.ends),
+            trains,
+            str(row.folds),
+            str(row.reloads),
+            str(row.deploys),
+        )
         table.add_row(row.name, share, refused, *rest, f"{row.seconds:.1f}")
     return table
 
