@@ -47,7 +47,7 @@ def shadow(model: nn.Module) -> tuple[nn.Module, dict[nn.Parameter, Tensor]]:
     """The model's twin in evaluation mode, to run, and of each of its parameters the twin's."""
     found = twins(model)
     pairs = ((module._parameters, each._parameters) for module, each in found.items())
-    shadows = {
+    shadows: dict[nn.Parameter, Tensor] = {
         p: each
         for ours, theirs in pairs
         for p, each in zip(ours.values(), theirs.values())
