@@ -73,7 +73,7 @@ def _plan(model: nn.Module) -> Plan:
 
 def _site(name: str, layer: KroneckerLinear) -> Site:
     kernel = layer.convolution.kernel if isinstance(layer, KroneckerConv) else ()
-    kind = " ".join((type(layer).__name__, "x".join(map(str, kernel)))).strip()
+    kind = f"KroneckerConv {'x'.join(map(str, kernel))}" if kernel else "KroneckerLinear"
     dtype = str(layer.S.dtype).removeprefix("torch.")
     stack, taps = math.prod(layer.stack), math.prod(kernel)
     return Site(name, kind, layer.out_features, layer.in_features, dtype, stack, taps)

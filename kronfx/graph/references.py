@@ -89,13 +89,13 @@ class _Walk:
             self.members(value)
 
     def members(self, value: Any) -> None:
-        """What an object's attributes hold."""
+        """What an object's attributes hold, but for what modules have registered as parameters: the functions that
+        ``torch.compile`` wraps them in have their attributes too.
+        """
         held = getattr(value, "__dict__", None)
-        if isinstance(value, nn.Module):
-            for name in vars(value).keys() - {"_parameters"}:
-                self._set(vars(value), name, vars(value)[name])
-        elif type(held) is dict and not isinstance(value, Optimizer):
-            self._dict(held)
+        if type(held) is dict and not isinstance(value, Optimizer):
+            for name in held.keys() - {"_parameters"}:
+                self._set(held, name, held[name])
 
     def _set(self, holder: Any, key: Any, each: Any) -> None:
         other = self.new(each)
