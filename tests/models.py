@@ -124,6 +124,18 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class Skip(nn.Sequential):
+    """Layers whose output is added to what went in: the last of them ends a residual branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def skip(*widths: int) -> Skip:
+    """A residual branch of linear layers; the first width is the last one."""
+    return Skip(*mlp(*widths))
+
+
 def lenet5() -> nn.Sequential:
     """The 61,706-parameter LeNet-5 for 28x28 images."""
     head = {

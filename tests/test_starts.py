@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import mlp
+from models import Skip, mlp, skip
 from torch import Tensor, nn
 
 import kronfx as kx
@@ -22,7 +22,7 @@ def gradients(model: nn.Module, x: Tensor) -> set[str]:
     """The parameters that a loss moves."""
     model.zero_grad()
     y = model(x)
-    F.mse_loss(y, torch.ones_like(y)).backward()
+    F.mse_loss(y, torch.randn_like(y)).backward()  # of equal targets the gradients of equal blocks may cancel
     return {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
 
 
@@ -40,40 +40,62 @@ def drawn(model: nn.Module, plan: kx.Plan) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_only_the_factor_applied_last_is_zero(evaluation: Evaluation) -> None:
-    model = mlp(24, 32, 16)
+    model = skip(16, 32, 16)
     plan = kx.plan(model, rank=2, block=(4, 4), zero_start="2").edited("2", evaluation=evaluation)
     ours, others = drawn(model, plan), drawn(model, plan.edited("2", zero_start=False))
     last = "2.A" if evaluation == "b_first" else "2.B"
     assert not ours[last].any()
     assert {name for name in ours if not torch.equal(ours[name], others[name])} == {last}
     assert torch.equal(ours["2.bias"], model[2].bias)
-    assert torch.equal(kx.factorize(model, plan)(torch.randn(5, 24)), model[2].bias.expand(5, 16))
+    x = torch.randn(5, 16)
+    assert torch.equal(kx.factorize(model, plan)(x), x + model[2].bias)
 
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 @pytest.mark.parametrize("convolution", [False, True])
 def test_a_zero_start_learns(evaluation: Evaluation, convolution: bool) -> None:
     """The zero factor moves in the first step, every factor, of the layer before too, in the second."""
-    first, x = nn.Conv2d(4, 8, 3, padding=1), torch.randn(3, 4, 5, 5)
-    model = nn.Sequential(first, nn.Tanh(), nn.Conv2d(8, 8, 3)) if convolution else mlp(24, 32, 16)
+    first, last, x = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1), torch.randn(3, 4, 5, 5)
+    model = Skip(first, nn.Tanh(), last) if convolution else skip(16, 32, 16)
     plan = kx.plan(model, rank=2, block=(4, 4), zero_start="2").edited("2", evaluation=evaluation)
     factored = kx.factorize(model, plan)
-    x = x if convolution else torch.randn(5, 24)
+    x = x if convolution else torch.randn(5, 16)
     assert step(factored, x) & {"2.S", "2.A", "2.B"} == {"2.A" if evaluation == "b_first" else "2.B"}
     assert gradients(factored, x) == set(dict(factored.named_parameters()))
 
 
 def test_each_candidate_of_a_site_starts_at_zero() -> None:
-    model = mlp(16, 16, 16)
+    model = skip(16, 16, 16)
     factored = kx.factorize(model, block=[(4, 4), (2, 8)], rank=1, zero_start="2")
     zero = {name: not layer.weight.any() for name, layer in kronecker_layers(factored).items()}
     assert zero == {"0.0": False, "0.1": False, "2.0": True, "2.1": True}
 
 
+@pytest.mark.parametrize("block", [(2, 2), (4, 4), (8, 8)])
+def test_a_site_that_starts_at_zero_finds_its_pattern(block: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    W = torch.kron(torch.randn(16 // block[0], 16 // block[1]), torch.randn(block))
+    W *= 4 / torch.linalg.vector_norm(W)
+    model = kx.factorize(Skip(nn.Linear(16, 16)), rank=1, block=[(2, 2), (4, 4), (8, 8)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    selection = kx.train.PatternSelection(model, strength=0.0, optimizer=optimizer, growth=1.01)
+    assert not any(layer.weight.any() for layer in kronecker_layers(model).values())
+    for _ in range(600):
+        x = torch.randn(64, 16)
+        optimizer.zero_grad()
+        (F.mse_loss(model(x), x + x @ W.T) + selection.penalty()).backward()
+        optimizer.step()
+        selection.step()
+        if selection.selected is not None:
+            break
+    assert selection.selected == block
+
+
 def test_a_padded_layer_starts_at_zero() -> None:
-    plan = kx.plan(mlp(16, 16, 13), rank=1, padding=0.5, block={"2": (4, 4)}, zero_start="2")
+    model = skip(13, 16, 13)
+    plan = kx.plan(model, rank=1, padding=0.5, block={"2": (4, 4)}, zero_start="2")
     assert any(plan.choices[1].padding)
-    assert not kx.factorize(mlp(16, 16, 13), plan)[2].weight.any()
+    assert not kx.factorize(model, plan)[2].weight.any()
 
 
 @given(st.tuples(SIZES, SIZES, SIZES, SIZES), st.integers(1, 3), st.sampled_from(EVALUATIONS), st.booleans())
@@ -131,11 +153,11 @@ def test_a_weight_that_needs_every_rank_draws_nothing() -> None:
 
 
 def test_a_plan_keeps_what_starts_at_zero() -> None:
-    plan = kx.plan(mlp(32, 32, 32, 32), rank=1, zero_start=["2", "4"])
-    assert plan.zero_started == ("2", "4")
+    plan = kx.plan(nn.Sequential(skip(32, 32, 32), skip(32, 32, 32)), rank=1, zero_start=["0.2", "1.2"])
+    assert plan.zero_started == ("0.2", "1.2")
     assert kx.Plan.from_json(plan.to_json()) == plan
-    assert "zero at a random start (2): * (2)" in str(plan)
-    assert "zero at the start" in str(plan - plan.edited("2", zero_start=False))
+    assert "zero at a random start (2): *.* (2)" in str(plan)
+    assert "zero at the start" in str(plan - plan.edited("1.2", zero_start=False))
 
 
 def test_a_plan_of_an_older_version_starts_nothing_at_zero() -> None:
@@ -147,7 +169,7 @@ def test_a_plan_of_an_older_version_starts_nothing_at_zero() -> None:
 
 
 def test_nearest_factors_keep_the_weights_whatever_the_plan_says() -> None:
-    model = mlp(16, 16, 16)
+    model = skip(16, 16, 16)
     plan = kx.plan(model, rank="full", zero_start="2")
     torch.testing.assert_close(kx.factorize(model, plan, init="nearest")[2].weight, model[2].weight)
     with pytest.raises(kx.KronfxError, match="zero_start='2' with init='nearest'"):
@@ -158,18 +180,19 @@ def test_nearest_factors_keep_the_weights_whatever_the_plan_says() -> None:
     ("zero_start", "sentence"),
     [
         ("3", "no linear map of this model; needed a known name .nearest: 2"),
-        (["0", "fc*"], "zero_start names 'fc.*', which is no linear map"),
+        (["2", "fc*"], "zero_start names 'fc.*', which is no linear map"),
         (4, "zero_start names a layer by 4"),
         (nn.Conv2d, "zero_start names Conv2d, and no linear map of this model lives in one"),
     ],
 )
 def test_names_that_are_no_maps(zero_start: object, sentence: str) -> None:
     with pytest.raises(kx.KronfxError, match=sentence):
-        kx.plan(mlp(16, 16, 16), rank=1, zero_start=zero_start)
+        kx.plan(skip(16, 16, 16), rank=1, zero_start=zero_start)
 
 
 def test_a_named_map_that_is_left_alone() -> None:
-    model = mlp(16, 16, 2)
+    model = skip(2, 16, 2)
     with pytest.raises(kx.KronfxError, match=r"2 \(2x16\)|zero_start names a map that is left alone"):
         kx.plan(model, rank=4, zero_start="2")
-    assert kx.plan(model, rank=4, exclude="2", zero_start="*").zero_started == ("0",)
+    two = nn.Sequential(skip(16, 16, 16), skip(16, 16, 16))
+    assert kx.plan(two, rank=4, exclude="0.2", zero_start="*").zero_started == ("1.2",)

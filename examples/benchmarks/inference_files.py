@@ -113,7 +113,8 @@ def _factored(case: Case, rank: int, start: Source, folder: Path) -> Iterator[Fi
     if not weights:
         return
     block = (case.block, case.block)
-    model = kx.factorize(start.model, include=list(weights), block=block, rank=rank, rows=case.rows).eval()
+    options = {"block": block, "rank": rank, "rows": case.rows}
+    model = kx.factorize(start.model, include=list(weights), zero_start=None, **options).eval()  # zeros cost nothing
     removed = sum(W.numel() - rank * (W.numel() // area + area) for W in weights.values())
     least = start.dense.stat().st_size - 4 * removed
     for lowering in ("factors", "auto"):

@@ -26,7 +26,8 @@ class Contest:
     """``K`` patterns, and how far the strength of the group term has grown.
 
     The norm of pattern ``k`` is ``sqrt(sum over its layers of ||W^(l,k)||_F^2)``, every layer in units of a candidate's
-    mean norm at the start, divided by the root of their number: about 1 at the start, whatever the block shape.
+    mean norm at the start, divided by the root of their number: about 1 at the start, whatever the block shape. A layer
+    that starts as zero adds 0 there; its unit is the norm that its other factor lets it grow to.
     """
 
     def __init__(self, patterns: Sequence[Pattern], growth: float) -> None:
@@ -46,8 +47,9 @@ class Contest:
 
     @torch.no_grad()
     def _unit(self, site: str) -> float:
-        """The mean of ``||W^(l,k)||_F^2`` over the candidates ``k`` of a site."""
-        unit = float(torch.stack([squared_norm(pattern[site]) for pattern in self.patterns]).mean())
+        """The mean of ``||W^(l,k)||_F^2`` over the candidates ``k`` of a site, those that start as zero once grown."""
+        squares = [float(squared_norm(pattern[site])) or _grown(pattern[site]) for pattern in self.patterns]
+        unit = sum(squares) / len(squares)
         if not (math.isfinite(unit) and unit > 0):
             found = f"candidates of mean square norm {unit}"
             remedy = "start from kronfx.factorize(model, init='random')"
@@ -84,6 +86,13 @@ class Contest:
         """Go on without them, and no stronger than at the start."""
         self.patterns = [pattern for pattern in self.patterns if pattern not in losers]
         self.scale = min(self.scale, 1.0)
+
+
+def _grown(layer: KroneckerLinear) -> float:
+    """``||W||_F^2 = m n r <S^2> <A^2> <B^2>`` of factors without correlation, one of zeros counted as its partner is:
+    what a map that starts as zero comes to. 0 where none of them could ever have a gradient."""
+    S, A, B = (float(factor.float().square().mean()) for factor in (layer.S, layer.A, layer.B))
+    return layer.S.numel() * math.prod(layer.shape.block) * layer.rank * S * max(A, B) ** 2
 
 
 def squared_norm(layer: KroneckerLinear) -> Tensor:

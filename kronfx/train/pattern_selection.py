@@ -72,10 +72,10 @@ class PatternSelection:
     Pattern ``k`` is the ``k``-th block shape of every layer's list, so that all lists must be equally long.
     ``strength`` (``lambda2``) and ``group`` (``lambda1``) are numbers or schedules (the paper's are
     ``Stepped(0.01, add=0.002, every=5 * len(batches))`` both). ``penalty()`` carries the gradient of the group term and
-    must be in the loss; ``step()`` shrinks every ``|S[p, j]|`` by ``lr strength``. All norms are about 1 at the start.
-    While more than one pattern is left ``group`` is multiplied by a factor that grows by ``growth - 1`` a step (twofold
-    in 230) and starts over when one has gone. Where all patterns are collapsing, the strongest below a tenth of its
-    first norm, it warns once and eases off instead of returning a model of zeros.
+    must be in the loss; ``step()`` shrinks every ``|S[p, j]|`` by ``lr strength``. All norms are about 1 at the start,
+    less where layers start as zero. While more than one pattern is left ``group`` is multiplied by a factor that grows
+    by ``growth - 1`` a step (twofold in 230) and starts over when one has gone. Where all patterns are collapsing, the
+    strongest below a tenth of its first norm, it warns once and eases off instead of returning a model of zeros.
 
     A pattern that has lost is taken out of the model, its parameters out of the ``optimizer``, with their state. Once
     one is left, ``selected`` names it, the layers are ordinary factored ones, and ``step`` is the L1 term's alone; for
