@@ -70,6 +70,11 @@ class Run:
         """Where it ended."""
         return self.curve[-1][1]
 
+    def by_work(self) -> list[tuple[float, float]]:
+        """Its validation losses against 10^12 multiply-adds: every step has the same."""
+        whole = self.multiply_adds * self.steps / 1e12
+        return [(seconds / self.seconds * whole, loss) for seconds, loss in self.curve]
+
     def share_to(self, loss: float) -> float | None:
         """The share of the training after which ``loss`` was reached, between evaluations along a straight line."""
         for (before, high), (after, low) in zip(self.curve, self.curve[1:]):
@@ -272,8 +277,10 @@ def main() -> None:
         runs = contest.results(contenders(given, len(corpus.alphabet)))
     Console(width=130).print(table(runs))
     (given.out / "runs.json").write_text(json.dumps([asdict(run) for run in runs], indent=1))
-    series = {f"{run.name}": tuple(run.curve) for run in runs if run.seed == 0}
-    line_chart(given.out / "loss.svg", series, "tinyshakespeare", "seconds of training", "validation loss (nats)")
+    first = [run for run in runs if run.seed == 0]
+    loss, title = "validation loss (nats)", "tinyshakespeare"
+    line_chart(given.out / "seconds.svg", {r.name: r.curve for r in first}, title, "seconds of training", loss)
+    line_chart(given.out / "work.svg", {r.name: r.by_work() for r in first}, title, "10^12 multiply-adds", loss)
     for name, model in contest.models.items():
         if kx.factors(model):
             path = given.out / f"{name.replace(' ', '_').replace(',', '')}.onnx"

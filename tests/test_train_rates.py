@@ -85,9 +85,19 @@ def test_a_start_of_unit_gain_has_the_rates_of_qiu_et_al() -> None:
     with torch.no_grad():
         layer.A.fill_(4**-0.5)
         layer.B.fill_(14**-0.5 * math.sqrt(5 / 14))
-    found = rates(nn.ModuleDict({"fc": layer}), 1.0)
-    assert math.isclose(found["fc.A"][0], 1.1 * 2**0.25 * 28 / 4, rel_tol=1e-6)
-    assert math.isclose(found["fc.B"][0], 1.1 * 2**0.25 * 28 / 14, rel_tol=1e-6)
+    found = rates(nn.ModuleDict({"fc": layer}), 1e-3)
+    assert math.isclose(found["fc.A"][0], 1e-3 * 1.1 * 2**0.25 * 28 / 4, rel_tol=1e-6)
+    assert math.isclose(found["fc.B"][0], 1e-3 * 1.1 * 2**0.25 * 28 / 14, rel_tol=1e-6)
+
+
+def test_no_step_is_longer_than_a_factor_of_few_inputs_bears() -> None:
+    layer = KroneckerLinear(KroneckerShape(6, 2, 5, 50), 2, "a_first")
+    rms = [float(factor.detach().square().mean().sqrt()) for factor in (layer.A, layer.B)]
+    for lr in (0.1, 1.0):
+        found = rates(nn.ModuleDict({"fc": layer}), lr)
+        assert found["fc.A"][0] == pytest.approx(0.15 * rms[0], rel=1e-6)
+        assert found["fc.B"][0] <= 0.15 * rms[1] * (1 + 1e-6)
+    assert rates(nn.ModuleDict({"fc": layer}), 0.0)["fc.A"][0] == 0.0
 
 
 def test_a_factor_that_starts_at_zero_counts_as_its_partner() -> None:

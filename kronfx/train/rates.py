@@ -21,11 +21,13 @@ from kronfx.errors import TrainError
 from kronfx.layers import KroneckerLinear, kronecker_layers, require_module
 from kronfx.train.schedules import is_number
 from kronfx.train.stacked import fans
+from kronfx.train.stepper import TINY
 from kronfx.train.tensors import whole
 
 Like = Literal["adam", "sgd"]
 
 GAIN = 1.1  # at rank 1, measured; with the fourth root of the rank: kronfx/decisions/rates.md. Qiu et al. have 1/2
+LONGEST = 0.15  # of a factor's root mean square: Adam's longest step. Few inputs do not bear more, whatever the rule
 
 
 def param_groups(
@@ -41,12 +43,13 @@ def param_groups(
     ``u(d_in, d_out) = d_in^-1/2 min(1, (d_out / d_in)^1/2)``:
 
     - ``like="adam"``, for optimizers whose step does not see the gradient's scale (Adam, AdamW, Lion, Adafactor): ``A``
-      gets ``1.1 r^1/4 lr (n / d_A) (a / u_A)``, ``B`` gets ``1.1 r^1/4 lr (n / d_B) (b / u_B)``;
+      gets ``1.1 r^1/4 lr (n / d_A) (a / u_A)``, ``B`` gets ``1.1 r^1/4 lr (n / d_B) (b / u_B)``, at most
+      ``0.15 a`` and ``0.15 b``;
     - ``like="sgd"``: ``A`` gets ``lr / (m2 n2 b^2)`` and ``B`` gets ``lr / (m1 n1 a^2)``, which move ``W`` along its
       gradient's projection by ``lr`` each.
 
-    ``S`` gets ``lr``, and so do weights that stayed dense. What has no inputs to add up (embeddings, biases, norms,
-    positions) gets ``rest``; left out, under Adam ``lr`` times the geometric mean of the factors' multiples: in a dense
+    ``S`` gets ``lr``, and so do weights that stayed dense. What has no inputs to add up (embeddings, biases, norms)
+    gets ``rest``; left out, under Adam ``lr`` times the geometric mean of the factors' multiples: in a dense
     model such parameters go at the rate that its matrices bear, which is not what bounds them here. Pass ``rest=lr``
     for a model that is only tuned. ``weight_decay`` is that of the dense model: where it is decoupled it acts through
     the rate, and is divided by what the rate was multiplied by.
@@ -64,7 +67,7 @@ def param_groups(
         found = "no layer of the model is factored"
         raise TrainError("", found, "at least one factored layer", "call kronfx.factorize on it first")
     factors = [(name, letter, f) for name, x in layers.items() for letter, f in (("A", x.A), ("B", x.B))]
-    multiples = [multiple for name, layer in layers.items() for multiple in _MULTIPLES[like](name, layer)]
+    multiples = [multiple for name, layer in layers.items() for multiple in _MULTIPLES[like](name, layer, lr)]
     mean = math.exp(sum(map(math.log, multiples)) / len(multiples)) if like == "adam" else 1.0
     S = [layer.S for layer in layers.values()]
     plain, free = _others(model, {*S, *(factor for _, _, factor in factors)})
@@ -75,15 +78,17 @@ def param_groups(
     return [group for group in groups if group["params"]]
 
 
-def _adam(name: str, layer: KroneckerLinear) -> list[float]:
-    """Of ``A`` and of ``B``."""
+def _adam(name: str, layer: KroneckerLinear, lr: float) -> list[float]:
+    """Of ``A`` and of ``B``: what their rates are of ``lr``."""
+    n, gain = layer.grid.n, GAIN * layer.rank**0.25
     sides = zip(_scales(name, layer), fans(layer))
-    gain = GAIN * layer.rank**0.25
-    return [gain * layer.grid.n / d_in * scale / _unit(d_in, d_out) for scale, (d_in, d_out) in sides]
+    return [
+        scale * min(gain * n / d_in / _unit(d_in, d_out), LONGEST / max(lr, TINY)) for scale, (d_in, d_out) in sides
+    ]
 
 
-def _sgd(name: str, layer: KroneckerLinear) -> list[float]:
-    """Of ``A`` and of ``B``."""
+def _sgd(name: str, layer: KroneckerLinear, _lr: float) -> list[float]:
+    """Of ``A`` and of ``B``: what their rates are of ``lr``."""
     a, b = _scales(name, layer)
     shape = layer.grid
     return [1 / (shape.m2 * shape.n2 * b**2), 1 / (shape.m1 * shape.n1 * a**2)]
