@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,11 @@ def dense(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     for A_i, B_i in zip(A[1:], B[1:], strict=True):
         W = W + torch.kron(S * A_i, B_i)
     return W
+
+
+def summed(candidates: Iterable[RandomFactors]) -> Tensor:
+    """``sum_k W^(k)``, of anything with factors ``S``, ``A``, ``B``."""
+    return torch.stack([dense(x.S.detach(), x.A.detach(), x.B.detach()) for x in candidates]).sum(dim=0)
 
 
 def rearrangement(W: Tensor, m2: int, n2: int) -> np.ndarray:

@@ -172,7 +172,7 @@ def test_convolutions_stay() -> None:
 
 def test_weights_that_torchs_fused_encoder_reads_stay() -> None:
     folded = nn.Sequential(
-        kx.fold(kx.factorize(bert_like(), rank=1, block=(4, 4))),
+        kx.fold(kx.factorize(bert_like(), rank=1, block=(4, 4), zero_start=None)),
         folded_layer(KroneckerShape(2, 4, 3, 4), torch.float32),
     )
     sparse = to_bsr(folded)

@@ -109,7 +109,7 @@ def test_a_pickle_is_read_in_another_process(tmp_path: Path) -> None:
     """Classes and forwards that the rewriting made are made again there."""
     for build, example in (CASES["functional"], (models.Shared, lambda: torch.randn(5, 16)), CASES["attention"]):
         torch.manual_seed(0)
-        model, x = kx.factorize(build().eval(), rank=1), example()
+        model, x = kx.factorize(build().eval(), rank=1, zero_start=None), example()
         file = tmp_path / "model.pkl"
         file.write_bytes(pickle.dumps((model, x, model(x).detach())))
         paths = os.pathsep.join(filter(None, sys.path))
@@ -297,7 +297,7 @@ def test_hooks_on_an_attention_are_kept() -> None:
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @every_case
 def test_gradient_checkpointing_changes_no_gradient(name: str, use_reentrant: bool) -> None:
-    _, rewritten, x = built(name, rank=2)
+    _, rewritten, x = built(name, rank=2, zero_start=None)
     x.requires_grad_()
     slope = torch.randn_like(rewritten(x))
     grads = []
@@ -407,7 +407,7 @@ def test_gradient_checkpointing_of_transformers(language_model: Any) -> None:
 
 
 def test_a_folded_model_is_a_pretrained_one(language_model: Any, tmp_path: Path) -> None:
-    folded = kx.fold(kx.factorize(language_model, rank=2))
+    folded = kx.fold(kx.factorize(language_model, rank=2, zero_start=None))
     folded.save_pretrained(tmp_path)
     again, report = type(language_model).from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
@@ -417,7 +417,7 @@ def test_a_folded_model_is_a_pretrained_one(language_model: Any, tmp_path: Path)
 
 
 def test_a_factored_model_saves_and_reads_its_own_state(language_model: Any, tmp_path: Path) -> None:
-    plan = kx.plan(language_model, rank=2)
+    plan = kx.plan(language_model, rank=2, zero_start=None)
     factored = kx.factorize(language_model, plan)
     factored.save_pretrained(tmp_path)
     from safetensors.torch import load_file

@@ -112,7 +112,7 @@ def _nothing_compiled() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_without_a_graph_break(build: Callable[[], nn.Module], training: bool) -> None:
     torch.manual_seed(0)
-    model = kx.factorize(build(), rank=2).train(training)
+    model = kx.factorize(build(), rank=2, zero_start=None).train(training)
     x = torch.randn(3, 7, 32)
     report = torch._dynamo.explain(model)(x)
     assert (report.graph_count, report.graph_break_count) == (1, 0)
@@ -126,7 +126,7 @@ def test_compiled_without_a_graph_break(build: Callable[[], nn.Module], training
 
 def test_compiled_in_inference() -> None:
     torch.manual_seed(0)
-    model = kx.factorize(encoder_layer(), rank=2).eval()
+    model = kx.factorize(encoder_layer(), rank=2, zero_start=None).eval()
     x = torch.randn(3, 7, 32)
     with torch.no_grad():
         found = torch.compile(model, backend="aot_eager", fullgraph=True)(x)
@@ -135,7 +135,7 @@ def test_compiled_in_inference() -> None:
 
 def test_inductor_computes_the_same() -> None:
     torch.manual_seed(0)
-    model = kx.factorize(Block(), rank=2).eval()
+    model = kx.factorize(Block(), rank=2, zero_start=None).eval()
     x = torch.randn(3, 7, 32)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), **EXACT)
