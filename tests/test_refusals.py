@@ -17,7 +17,7 @@ from torch.nn.utils import remove_spectral_norm as no_spectral_norm
 from torch.nn.utils import remove_weight_norm as no_weight_norm
 
 import kronfx as kx
-from kronfx.errors import CheckpointError, FactorizeError
+from kronfx.errors import CheckpointError, FactorizeError, GraphError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
 
@@ -243,3 +243,10 @@ def test_a_wrapped_part_is_left_alone() -> None:
     (refusal,) = kx.inspect(factored).refusals
     assert (refusal.site, refusal.reason[:34]) == ("0", "wrapped in DistributedDataParallel")
     assert F.mse_loss(factored(torch.randn(2, 16)), torch.zeros(2, 16)) > 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(16, 8)), nn.MultiheadAttention(16, 2)])
+def test_a_factored_layer_says_that_it_does_not_script(model: nn.Module) -> None:
+    with pytest.raises(GraphError, match=r"torch.jit.script of a factored layer; .*; call kx.fold\(model\) first"):
+        torch.jit.script(kx.factorize(model, rank=1))

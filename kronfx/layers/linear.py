@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronfx import kron
+from kronfx.errors import GraphError
 from kronfx.layers.precision import without_autocast
 from kronfx.layers.writes import computed, refuse, require_factors
 from kronfx.records import Evaluation, KroneckerShape
@@ -211,6 +212,11 @@ class KroneckerLinear(nn.Module):
     ) -> None:  # fmt: skip
         require_factors(state_dict, f"{prefix}weight", errors)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Asked by ``torch.jit.script``, which takes neither the products nor a weight that is computed."""
+        found, remedy = "torch.jit.script of a factored layer", "call kx.fold(model) first, or use torch.jit.trace"
+        raise GraphError("", found, "layers of torch's own", remedy)
 
     def extra_repr(self) -> str:
         """Shape, rank and evaluation, for ``print(model)``."""
