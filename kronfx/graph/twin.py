@@ -54,7 +54,9 @@ def shadow(model: nn.Module) -> tuple[nn.Module, dict[nn.Parameter, Tensor]]:
         if p is not None and each is not None
     }
     rebind(found[model], model)
-    return found[model].eval(), shadows
+    for each in found.values():
+        each.training = False  # an exported module has no eval()
+    return found[model], shadows
 
 
 def _blank(module: nn.Module) -> nn.Module:
