@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 LENGTHS = (8, 4)  # of a sequence of tokens
-SIDES = (224, 64, 32)  # of an image whose size nothing tells
+SIDES = (224, 64, 32, 28)  # of an image whose size nothing tells
 _SIDE_NAMES = ("image_size", "img_size", "input_size")
 
 
