@@ -126,6 +126,14 @@ def test_sgd_moves_the_weight_as_far_as_a_dense_step_along_the_factors() -> None
     torch.testing.assert_close(moved, 0.01 * projected.transpose(1, 2).reshape(15, 24), rtol=1e-9, atol=1e-12)
 
 
+def test_an_embedding_that_is_a_head_too_has_the_rate_of_a_matrix() -> None:
+    model = factored()
+    model.head.weight = model.tokens.weight
+    found = rates(model, 0.01)
+    assert found["tokens.weight"][0] == 0.01
+    assert found["norm.weight"][0] > 0.01
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = factored()
     model.tokens.weight.requires_grad_(False)

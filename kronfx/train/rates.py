@@ -12,6 +12,7 @@ How that was measured, and what lost: ``kronfx/decisions/rates.md``.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any, Literal, get_args
 
 import torch
@@ -48,11 +49,11 @@ def param_groups(
     - ``like="sgd"``: ``A`` gets ``lr / (m2 n2 b^2)`` and ``B`` gets ``lr / (m1 n1 a^2)``, which move ``W`` along its
       gradient's projection by ``lr`` each.
 
-    ``S`` gets ``lr``, and so do weights that stayed dense. What has no inputs to add up (embeddings, biases, norms)
-    gets ``rest``; left out, under Adam ``lr`` times the geometric mean of the factors' multiples: in a dense
-    model such parameters go at the rate that its matrices bear, which is not what bounds them here. Pass ``rest=lr``
-    for a model that is only tuned. ``weight_decay`` is that of the dense model: where it is decoupled it acts through
-    the rate, and is divided by what the rate was multiplied by.
+    ``S`` gets ``lr``, and so do weights that stayed dense, an embedding that is tied to a head among them. What has no
+    inputs to add up (other embeddings, biases, norms) gets ``rest``; left out, under Adam ``lr`` times the geometric
+    mean of the factors' multiples: in a dense model such parameters go at the rate that its matrices bear, which is not
+    what bounds them here. Pass ``rest=lr`` for a model that is only tuned. ``weight_decay`` is that of the dense model:
+    where it is decoupled it acts through the rate, and is divided by what the rate was multiplied by.
 
     The groups are torch's own, two a layer and three for everything else, in the order of the model. They carry
     ``name``s, for people. Build them after ``kronfx.factorize``, and again after another ``init``.
@@ -119,8 +120,13 @@ def _unit(d_in: int, d_out: int) -> float:
 
 
 def _others(model: nn.Module, factors: set[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """What is no factor: weights that add inputs up, and what has none (embeddings, and all of one dimension)."""
-    free = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    """What is no factor: weights that add inputs up, and what has none (embeddings, and all of one dimension).
+
+    An embedding that is tied to a head is that head's matrix too.
+    """
+    holders = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
+    tables = (m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)))
+    free = {table for table in tables if holders[table] == 1}
     others = [p for p in model.parameters() if p not in factors]
     return [p for p in others if p.ndim > 1 and p not in free], [p for p in others if p.ndim < 2 or p in free]
 
