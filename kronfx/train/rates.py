@@ -124,7 +124,7 @@ def _others(model: nn.Module, factors: set[nn.Parameter]) -> tuple[list[nn.Param
 
     An embedding that is tied to a head is that head's matrix too.
     """
-    holders = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
+    holders: Counter[Tensor] = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
     tables = (m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)))
     free = {table for table in tables if holders[table] == 1}
     others = [p for p in model.parameters() if p not in factors]
