@@ -72,6 +72,7 @@ from kronfx.train.sensitivity import Sensitivity
 from kronfx.train.state import require_state
 from kronfx.train.stepper import Stepper
 from kronfx.train.target import Target
+from kronfx.train.unfactored import unfactored
 
 STRENGTH = 0.1  # of the penalty, or where the search of a target for its own begins
 
@@ -132,8 +133,7 @@ class BlockSparsity(Penalty):
         require_module(model, TrainError)
         parts = {name: FactoredPart(name, layer) for name, layer in kronecker_layers(model).items()}
         if not parts:
-            found = "no layer of the model is factored"
-            raise TrainError("", found, "at least one factored layer", "call kronfx.factorize on it first")
+            raise unfactored()
         if steps is not None and strength is not None:
             found = f"steps={steps!r} and strength={strength!r}"
             raise TrainError("", found, "one of the two: the ramp of a known length needs no strength", "leave one out")

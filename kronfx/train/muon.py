@@ -15,6 +15,7 @@ from kronfx.layers import kronecker_layers, require_module
 from kronfx.train.schedules import is_number
 from kronfx.train.stacked import Stacking, stacking
 from kronfx.train.tensors import placed, whole
+from kronfx.train.unfactored import unfactored
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: of X, of (X X^T) X and of (X X^T)^2 X; as steep at zero as they come
 ITERATIONS = 5
@@ -42,10 +43,10 @@ class KroneckerMuon(Optimizer):
     by, and would throw its partner about as soon as it has a small one: a divisor is at least a quarter of the norm of
     what it divides the step of. ``S`` is at rest here: it belongs to the ``rest``, where penalties find its rate.
 
-    ``lr`` is no rate of Adam's: 0.02 to 0.04 hold at any width, rank and block shape. ``weight_decay`` is decoupled,
-    ``W <- (1 - lr weight_decay) W``, half of it from either factor. In the place of the model there may be parameter
-    groups, each with a module as its ``params``: ``[{"params": model.encoder, "lr": 0.04}, ...]``. What FSDP2 keeps in
-    shards is gathered for its step, layer by layer.
+    ``lr`` is no rate of Adam's: 0.02 and 0.04 were tried, at width 128 (``kronfx/decisions/muon.md``). ``weight_decay``
+    is decoupled, ``W <- (1 - lr weight_decay) W``, half of it from either factor. In the place of the model there may
+    be parameter groups, each with a module as its ``params``: ``[{"params": model.encoder, "lr": 0.04}, ...]``. What
+    FSDP2 keeps in shards is gathered for its step, layer by layer.
 
     Raises TrainError: a model without factors, a layer in two groups, an option that is no finite number of 0 or more.
     """
@@ -157,8 +158,7 @@ def _by_layer(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 layers.append({"evaluation": stack.evaluation, "rank": stack.rank, "stretch": stretch})
         found.append({**group, "params": params, "layers": layers})
     if not seen:
-        found_none = "no layer of the model is factored"
-        raise TrainError("", found_none, "at least one factored layer", "call kronfx.factorize on it first")
+        raise unfactored()
     return found
 
 

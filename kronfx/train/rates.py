@@ -24,6 +24,7 @@ from kronfx.train.schedules import is_number
 from kronfx.train.stacked import fans
 from kronfx.train.stepper import TINY
 from kronfx.train.tensors import whole
+from kronfx.train.unfactored import unfactored
 
 Like = Literal["adam", "sgd"]
 
@@ -65,8 +66,7 @@ def param_groups(
     require_module(model, TrainError)
     layers = kronecker_layers(model)
     if not layers:
-        found = "no layer of the model is factored"
-        raise TrainError("", found, "at least one factored layer", "call kronfx.factorize on it first")
+        raise unfactored()
     factors = [(name, letter, f) for name, x in layers.items() for letter, f in (("A", x.A), ("B", x.B))]
     multiples = [multiple for name, layer in layers.items() for multiple in _MULTIPLES[like](name, layer, lr)]
     mean = math.exp(sum(map(math.log, multiples)) / len(multiples)) if like == "adam" else 1.0
