@@ -97,6 +97,14 @@ class InspectError(KronfxError):
     stage = "inspect"
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what lies at the bottom of a chain of exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip(':')}" if lines else type(error).__name__
+
+
 def warn(sentence: str) -> None:
     """Warn at the user's line, the innermost one in nobody's package but theirs: Python then says it once a line."""
     frame = sys._getframe(1)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_deploy_cases import planted
 
-from kronfx.deploy.grid import PRICE, checked_block, grid_of
+from kronfx.deploy.find.grid import PRICE, grid_of
+from kronfx.deploy.options import checked_block
 from kronfx.errors import ExportError
 from kronfx.records import KroneckerShape
 

@@ -19,8 +19,8 @@ from oracles import dense, random_factors
 from test_deploy_cases import answers, assert_same, constants, evaluated, onnx_file, ops, planted, sparse
 
 from kronfx import deploy
-from kronfx.deploy.alone import alone
-from kronfx.deploy.layers import Known, found_layers
+from kronfx.deploy.choose.one_layer import alone
+from kronfx.deploy.find.layers import Known, found_layers
 from kronfx.deploy.pipeline import Source
 from kronfx.deploy.pipeline import deploy as deploy_graph
 from kronfx.deploy.sparsify import read_source

@@ -20,9 +20,9 @@ from torch import nn
 
 import kronfx as kx
 from kronfx import deploy
-from kronfx.deploy.inputs import Inputs
+from kronfx.deploy.prove.inputs import Inputs
 from kronfx.deploy.quiet import progress
-from kronfx.deploy.records import from_record, to_record
+from kronfx.deploy.records.report import from_record, to_record
 from kronfx.errors import InspectError
 
 counts = st.integers(0, 2**40)

@@ -17,8 +17,8 @@ from test_deploy_cases import answers, assert_same, constants, factored, onnx_fi
 from torch import nn
 
 import kronfx as kx
-from kronfx.deploy.records import ExportReport
-from kronfx.deploy.timings import Timing
+from kronfx.deploy.records.report import ExportReport
+from kronfx.deploy.records.timings import Timing
 from kronfx.errors import ExportError
 
 LABEL = "64x96 in 16x16, 75% zero, float32, MatMul, 2 axes"

@@ -17,9 +17,9 @@ from test_deploy_cases import answers, onnx_file, planted
 
 import kronfx as kx
 from kronfx.deploy import pipeline
-from kronfx.deploy.buckets import Bucket
-from kronfx.deploy.lowerings import blocks
-from kronfx.deploy.timings import Timing
+from kronfx.deploy.lower.lowerings import blocks
+from kronfx.deploy.lower.lowerings.buckets import Bucket
+from kronfx.deploy.records.timings import Timing
 from kronfx.errors import ExportError, VerificationError
 
 BEFORE = b"what was there before"

@@ -9,10 +9,10 @@ Standard operators only. The way: ``export`` or ``sparsify`` make a dense graph,
 """
 
 from kronfx.deploy.export import export
+from kronfx.deploy.options import checked
 from kronfx.deploy.read import read
-from kronfx.deploy.records import ExportedLayer, ExportReport, OnnxSummary
+from kronfx.deploy.records.report import ExportedLayer, ExportReport, OnnxSummary
+from kronfx.deploy.records.timings import Timings
 from kronfx.deploy.sparsify import sparsify
-from kronfx.deploy.timings import Timings
-from kronfx.deploy.tuning import checked
 
 __all__ = ["ExportReport", "ExportedLayer", "OnnxSummary", "Timings", "checked", "export", "read", "sparsify"]

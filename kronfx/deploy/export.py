@@ -11,19 +11,19 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from kronfx.deploy.builder import Array
-from kronfx.deploy.cases import Case, cases_of_example, checked_counts
-from kronfx.deploy.inputs import Inputs, array_of, inputs_of, tensors_of
-from kronfx.deploy.layers import Known
+from kronfx.deploy.capture import trace
+from kronfx.deploy.find.layers import Known
+from kronfx.deploy.nodes.values import Array, array_of
+from kronfx.deploy.options import Tuning, checked, checked_counts
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
+from kronfx.deploy.prove.cases import Case, cases_of_example
+from kronfx.deploy.prove.inputs import Inputs, inputs_of, tensors_of
+from kronfx.deploy.prove.verify import TOLERANCES, VARIES, Answer, mismatch
 from kronfx.deploy.quiet import progress
-from kronfx.deploy.records import ExportReport
+from kronfx.deploy.records.report import ExportReport
 from kronfx.deploy.storage import product
-from kronfx.deploy.trace import reason, trace
-from kronfx.deploy.tuning import Tuning, checked
-from kronfx.deploy.verify import TOLERANCES, VARIES, Answer, mismatch
 from kronfx.deploy.write import stripped
-from kronfx.errors import ExportError
+from kronfx.errors import ExportError, reason
 from kronfx.files import destination
 from kronfx.layers import Factors, deep_copy, folded_layers, kronecker_layers, require_module
 from kronfx.records import Evaluation, Site

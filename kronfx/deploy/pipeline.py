@@ -9,15 +9,16 @@ from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
-from kronfx.deploy.cases import Case
-from kronfx.deploy.layers import Found, Known, found_layers, moved
-from kronfx.deploy.lowerings import LOWERINGS
-from kronfx.deploy.race import ends, latencies, race, winner
-from kronfx.deploy.records import ExportedLayer, ExportReport
-from kronfx.deploy.rewrite import rewrite
-from kronfx.deploy.tuning import Chosen, Lowerings, Tuning, choose
-from kronfx.deploy.verify import Answer, answers, check, reference_answers, timed_session, verify
-from kronfx.deploy.weights import content, tensor_of
+from kronfx.deploy.choose.tuning import Chosen, Lowerings, choose
+from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
+from kronfx.deploy.find.layers import Found, Known, found_layers, moved
+from kronfx.deploy.lower.lowerings import LOWERINGS
+from kronfx.deploy.lower.rewrite import rewrite
+from kronfx.deploy.nodes.values import content, tensor_of
+from kronfx.deploy.options import Tuning
+from kronfx.deploy.prove.cases import Case
+from kronfx.deploy.prove.verify import Answer, answers, check, reference_answers, timed_session, verify
+from kronfx.deploy.records.report import ExportedLayer, ExportReport
 from kronfx.deploy.write import save, signed, terse, untyped
 from kronfx.errors import ExportError
 from kronfx.files import staged
@@ -61,8 +62,8 @@ def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: 
 def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, step: Step) -> ExportReport:
     """Choose lowerings, write the file, time and verify it; it takes its name when all that is done.
 
-    Under ``auto`` whole files race, see :mod:`kronfx.deploy.race`: where the dense one is as fast, every layer runs
-    dense.
+    Under ``auto`` whole files race, see :mod:`kronfx.deploy.choose.whole_files`: where the dense one is as fast, every
+    layer runs dense.
     """
     step("looking at the weights")
     found = found_layers(source.model.graph, source.known, source.block)

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from kronfx.deploy.records import RECORD_KEY, ExportedLayer, OnnxSummary, from_record
+from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, OnnxSummary, from_record
 from kronfx.errors import InspectError
 
 

@@ -14,20 +14,18 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
 from onnxscript.optimizer import fold_constants
 
-from kronfx.deploy.cases import Case, cases_of_graph, checked_counts
-from kronfx.deploy.grid import checked_block
-from kronfx.deploy.layers import Known
-from kronfx.deploy.linear import find
+from kronfx.deploy.find.layers import Known
+from kronfx.deploy.find.spellings import find
+from kronfx.deploy.nodes.values import tensor_of
+from kronfx.deploy.options import checked, checked_block, checked_counts
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
+from kronfx.deploy.prove.cases import Case, cases_of_graph
+from kronfx.deploy.prove.verify import TOLERANCES, Answer, answers, reference_answers, session
 from kronfx.deploy.quiet import progress, silence
-from kronfx.deploy.records import RECORD_KEY, ExportReport
+from kronfx.deploy.records.report import RECORD_KEY, ExportReport
 from kronfx.deploy.storage import products
-from kronfx.deploy.trace import reason
-from kronfx.deploy.tuning import checked
-from kronfx.deploy.verify import TOLERANCES, Answer, answers, reference_answers, session
-from kronfx.deploy.weights import tensor_of
 from kronfx.deploy.write import INFERRED
-from kronfx.errors import ExportError
+from kronfx.errors import ExportError, reason
 from kronfx.files import destination
 
 OLDEST_OPSET = 13

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from kronfx.deploy.records import RECORD_KEY, ExportedLayer, to_record
+from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, to_record
 from kronfx.errors import ExportError
 from kronfx.files import unwritable
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Builder
+from kronfx.deploy.nodes.builder import Builder
 from kronfx.deploy.storage.blocks import Survivors, survivors
 from kronfx.deploy.storage.factors import Product, product, products
 

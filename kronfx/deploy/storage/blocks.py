@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Array, Builder, smallest
+from kronfx.deploy.nodes.builder import Builder
+from kronfx.deploy.nodes.values import Array, smallest
 from kronfx.records import KroneckerShape
 
 SMALL = 0.02  # of the survivors' bytes: the largest table of slots, or block of zeros; all else may take 5%

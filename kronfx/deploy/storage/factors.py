@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Array, Builder
-from kronfx.deploy.inputs import array_of
+from kronfx.deploy.nodes.builder import Builder
+from kronfx.deploy.nodes.values import Array, array_of
 from kronfx.layers import Factors
 from kronfx.records import KroneckerShape
 

@@ -7,18 +7,15 @@ by pattern could only mislabel a row of the report: what is stored is then compu
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Array
+from kronfx.deploy.nodes.values import Array, Content, content, tensor_of
 from kronfx.deploy.storage import survivors
 from kronfx.records import KroneckerShape
-
-_Key = tuple[tuple[int, ...], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Weights:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.matrices = [value for value in graph.initializers.values() if _is_matrix(value)]
-        self._by_value: dict[_Key, list[ir.Value]] = {}
+        self._by_value: dict[Content, list[ir.Value]] = {}
         for value in self.matrices:
             self._by_value.setdefault(content(tensor_of(value).numpy()), []).append(value)
 
@@ -62,18 +59,6 @@ class Weights:
                     yield match
 
 
-def tensor_of(value: ir.Value) -> ir.TensorProtocol:
-    """The constant of an initializer; the exporter leaves none without."""
-    if value.const_value is None:
-        raise ValueError(f"initializer {value.name} holds no value")
-    return value.const_value
-
-
 def _is_matrix(value: ir.Value) -> bool:
     tensor = value.const_value
     return tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
-
-
-def content(array: Array) -> _Key:
-    """What tells arrays apart: the shape and a digest of the bytes."""
-    return array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any
 
-from kronfx.deploy.timings import Timings
+from kronfx.deploy.records.timings import Timings
 from kronfx.records import Lowering
 from kronfx.tables import percent, render
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kronfx.deploy.builder import Array
-from kronfx.errors import ExportError
+from kronfx.deploy.nodes.values import Array
 from kronfx.records import KroneckerShape
 
 LARGEST = 128  # side of a block, beyond which nobody prunes
@@ -35,15 +34,6 @@ def grid_of(W: Array, block: tuple[int, int] | None = None) -> KroneckerShape:
             if blocks * (m2 * n2 + PRICE) <= price:
                 best, price = KroneckerShape(m // m2, n // n2, m2, n2), blocks * (m2 * n2 + PRICE)
     return best
-
-
-def checked_block(block: object) -> tuple[int, int] | None:
-    """``(m2, n2)`` or None. Raises ExportError on anything else."""
-    if block is None:
-        return None
-    if isinstance(block, (tuple, list)) and len(block) == 2 and all(type(s) is int and s > 0 for s in block):
-        return block[0], block[1]
-    raise ExportError("", f"block={block!r}", "two positive integers (m2, n2)", "try (32, 32), or leave it out")
 
 
 def _divisors(number: int) -> list[int]:

@@ -3,8 +3,8 @@ the factors."""
 
 from __future__ import annotations
 
-from kronfx.deploy.layers import Layer
-from kronfx.deploy.lowerings import price
+from kronfx.deploy.find.layers import Layer
+from kronfx.deploy.lower.lowerings import price
 
 
 def fits(_: Layer) -> bool:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Array, Builder
+from kronfx.deploy.nodes.builder import Builder
+from kronfx.deploy.nodes.values import Array
 
 ZERO = -1  # in an order: a row of blocks that is zero and stands for all that are not listed
 FOREIGN = -2  # in an order: a row of blocks of another map

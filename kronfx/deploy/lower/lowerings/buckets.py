@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kronfx.deploy.builder import Array
+from kronfx.deploy.nodes.values import Array
 from kronfx.records import KroneckerShape
 
 PADDING = 1 / 32  # of the surviving blocks: at most this much zero is stored to make the rows of buckets equally long

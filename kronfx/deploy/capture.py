@@ -8,9 +8,9 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from kronfx.deploy.inputs import Inputs
+from kronfx.deploy.prove.inputs import Inputs
 from kronfx.deploy.quiet import silence
-from kronfx.errors import ExportError
+from kronfx.errors import ExportError, reason
 
 
 def trace(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model:
@@ -58,14 +58,6 @@ def _exports_with_fixed_batch(model: nn.Module, inputs: Inputs) -> bool:
     except Exception:  # whatever it is, the batch is not to blame
         return False
     return True
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what lies at the bottom of a chain of exceptions."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].rstrip(':')}" if lines else type(error).__name__
 
 
 def _fixed_batch(found: str) -> ExportError:

@@ -7,37 +7,24 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from kronfx.deploy.alone import alone
-from kronfx.deploy.cases import checked_counts
-from kronfx.deploy.layers import Layer
-from kronfx.deploy.lowerings import LOWERINGS, candidates
-from kronfx.deploy.lowerings.price import NODE
-from kronfx.deploy.timings import Timing, Timings, timings_of
-from kronfx.errors import ExportError
+from kronfx.deploy.choose.one_layer import alone
+from kronfx.deploy.find.layers import Layer
+from kronfx.deploy.lower.lowerings import LOWERINGS, candidates
+from kronfx.deploy.lower.lowerings.price import NODE
+from kronfx.deploy.options import Tuning
+from kronfx.deploy.records.timings import Timing, Timings
 from kronfx.records import Lowering
 
-Goal = Literal["latency", "size"]
 Name = TypeVar("Name", bound=Hashable)
 TIE = 0.97  # a lowering must take less than this share of the dense time to replace it
 NOISE = 5e-6  # seconds that two runs of the same graph differ by
 _LEAST_SECONDS, _LEAST_RUNS, _MOST_RUNS = 0.03, 5, 200
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """How lowerings are chosen; see :func:`kronfx.sparsify_onnx`."""
-
-    lowering: Literal["auto"] | Lowering = "auto"
-    tune: bool = True
-    rows: tuple[int, ...] = (1, 128)
-    optimize_for: Goal = "latency"
-    timings: Timings | None = None
 
 
 Lowerings = tuple[Lowering, ...]  # one for each layer of a graph, in its order
@@ -61,18 +48,6 @@ class Chosen:
     def dense(self) -> Lowerings:
         """Nothing but dense products."""
         return tuple("dense" for _ in self.lowerings)
-
-
-def checked(lowering: object, tune: bool, rows: Sequence[int], optimize_for: object, timings: Any) -> Tuning:
-    """The options as a value. Raises ExportError where one is not what it can be."""
-    names = ("auto", *get_args(Lowering))
-    if lowering not in names:
-        listed = ", ".join(map(repr, names))
-        raise ExportError("", f"lowering={lowering!r}", f"one of {listed}", "choose one of these")
-    if optimize_for not in get_args(Goal):
-        raise ExportError("", f"optimize_for={optimize_for!r}", "'latency' or 'size'", "choose one of these")
-    counts = checked_counts("rows", (rows,) if isinstance(rows, int) else rows, "(1, 128)")
-    return Tuning(lowering, bool(tune), counts, optimize_for, timings_of(timings))  # type: ignore[arg-type]
 
 
 def choose(layers: Sequence[Layer], tuning: Tuning, step: Callable[[str], None]) -> Chosen:

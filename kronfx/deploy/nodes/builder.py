@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from kronfx.deploy.nodes.values import Array, smallest
 from kronfx.records import KroneckerShape
-
-Array = np.ndarray[Any, Any]
 
 
 class Builder:
@@ -69,8 +68,3 @@ def _holds(value: ir.Value, array: Array) -> bool:
         return False
     held = value.const_value.numpy()
     return held.dtype == array.dtype and held.shape == array.shape and held.tobytes() == array.tobytes()
-
-
-def smallest(largest: int) -> type[np.integer[Any]]:
-    """The narrowest integer type that all runtimes cast from and that holds ``0 .. largest``."""
-    return np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32

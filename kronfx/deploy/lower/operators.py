@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from kronfx.deploy.features import Feature, Layouts
-from kronfx.deploy.linear import is_constant, only_user
-from kronfx.deploy.weights import tensor_of
+from kronfx.deploy.lower.layouts import Feature, Layouts
+from kronfx.deploy.nodes.values import is_constant, only_user, tensor_of
 
 Rule = Callable[[Layouts, ir.Node], bool]
 

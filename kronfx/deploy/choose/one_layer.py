@@ -8,11 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from kronfx.deploy.builder import Array
-from kronfx.deploy.layers import Found, Layer
-from kronfx.deploy.linear import Linear, find
-from kronfx.deploy.rewrite import rewrite
-from kronfx.deploy.weights import tensor_of
+from kronfx.deploy.find.layers import Found, Layer
+from kronfx.deploy.find.spellings import Linear, find
+from kronfx.deploy.lower.rewrite import rewrite
+from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.records import Lowering
 
 

@@ -8,14 +8,15 @@ from dataclasses import replace
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from kronfx.deploy.builder import Builder
-from kronfx.deploy.features import Feature, Layouts
-from kronfx.deploy.layers import Found, Layer
-from kronfx.deploy.linear import Linear
-from kronfx.deploy.lowerings import LOWERINGS, Rule
-from kronfx.deploy.rules import RULES, column
+from kronfx.deploy.find.layers import Found, Layer
+from kronfx.deploy.find.spellings import Linear
+from kronfx.deploy.find.weights import Weights
+from kronfx.deploy.lower.layouts import Feature, Layouts
+from kronfx.deploy.lower.lowerings import LOWERINGS, Rule
+from kronfx.deploy.lower.operators import RULES, column
+from kronfx.deploy.nodes.builder import Builder
+from kronfx.deploy.nodes.values import tensor_of
 from kronfx.deploy.storage import Storage, store
-from kronfx.deploy.weights import Weights, tensor_of
 from kronfx.records import Lowering
 
 SHORT = 32  # a sequence of fixed length below this is not worth products of its own: all rows go into one

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Array
-from kronfx.deploy.weights import tensor_of
+from kronfx.deploy.nodes.values import Array, is_constant, is_matrix, tensor_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +121,6 @@ def _dequantized(value: ir.Value) -> tuple[ir.Value, ir.Value | None] | None:
     return (small, zero) if known in (ir.DataType.INT8, ir.DataType.UINT8) else None
 
 
-def only_user(value: ir.Value, op_type: str) -> ir.Node | None:
-    """The node of that kind that reads ``value``, where nobody else does."""
-    users = list(value.consumers())
-    fits = len(users) == 1 and users[0].op_type == op_type and not value.is_graph_output()
-    return users[0] if fits else None
-
-
 def _gemm(node: ir.Node) -> Linear | None:
     x, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -183,19 +175,6 @@ def _unflattened(linear: Linear) -> Linear:
     if not known or len(x.shape) < 2 or (*x.shape[:-1], m) != tuple(y.shape) or x.shape[-1] != n:
         return linear
     return Linear(linear.site, linear.node, x, y, linear.weight, linear.turned, linear.bias, around=(uses[0],))
-
-
-def is_constant(value: ir.Value) -> bool:
-    """True for an initializer that no caller can replace."""
-    return value.const_value is not None and value.is_initializer() and not value.is_graph_input()
-
-
-def is_matrix(value: ir.Value) -> bool:
-    """True for a constant matrix of floating numbers."""
-    if not is_constant(value):
-        return False
-    tensor = tensor_of(value)
-    return len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
 
 
 def _number(node: ir.Node, name: str, default: float) -> float:

@@ -27,11 +27,11 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.buckets import Bucket, pack
-from kronfx.deploy.builder import Array
-from kronfx.deploy.features import FOREIGN, ZERO, Feature, Layouts
-from kronfx.deploy.layers import Layer
-from kronfx.deploy.lowerings import price
+from kronfx.deploy.find.layers import Layer
+from kronfx.deploy.lower.layouts import FOREIGN, ZERO, Feature, Layouts
+from kronfx.deploy.lower.lowerings import price
+from kronfx.deploy.lower.lowerings.buckets import Bucket, pack
+from kronfx.deploy.nodes.values import Array
 from kronfx.records import KroneckerShape
 
 FEW = 1 / 64  # of the surviving blocks: at most so many zeros are stored to compute zero rows like the others

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kronfx.deploy.features import Feature, Layouts
-from kronfx.deploy.layers import Layer
-from kronfx.deploy.lowerings import blocks, dense, factors
+from kronfx.deploy.find.layers import Layer
+from kronfx.deploy.lower.layouts import Feature, Layouts
+from kronfx.deploy.lower.lowerings import blocks, dense, factors
 from kronfx.records import Lowering
 
 Emit = Callable[[Layouts, Sequence[Layer], Feature], list[Feature]]

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kronfx.deploy.cases import Case
-from kronfx.deploy.records import Latency
-from kronfx.deploy.tuning import NOISE, fastest, run_seconds
-from kronfx.deploy.verify import answers, timed_session
+from kronfx.deploy.choose.tuning import NOISE, fastest, run_seconds
+from kronfx.deploy.prove.cases import Case
+from kronfx.deploy.prove.verify import answers, timed_session
+from kronfx.deploy.records.report import Latency
 
 _SECONDS = 0.1  # of timing, a file, a case and a turn
 _TURNS, _PATIENCE = 3, 10.0  # as many turns at most; no new one after so many seconds

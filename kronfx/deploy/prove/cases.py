@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Array
-from kronfx.deploy.inputs import Inputs, array_of
+from kronfx.deploy.nodes.values import Array, array_of
+from kronfx.deploy.prove.inputs import Inputs
 from kronfx.errors import ExportError
 
 LENGTHS = (24, 9)  # of every other free axis (sequences), by turns
@@ -59,16 +58,6 @@ def cases_of_graph(graph: ir.Graph, batch_sizes: Sequence[int], example: Mapping
         Case(tuple(_random(value, batch, size, LENGTHS[i % 2], rng) for value in inputs), size)
         for i, size in enumerate(sizes)
     ]
-
-
-def checked_counts(name: str, values: Any, example: str) -> tuple[int, ...]:
-    """One or more positive integers, each once. Raises ExportError, which names the option."""
-    listed = tuple(values) if isinstance(values, Iterable) else ()
-    if not listed or not all(
-        isinstance(one, Integral) and not isinstance(one, bool) and int(one) > 0 for one in listed
-    ):
-        raise ExportError("", f"{name}={values!r}", "one or more positive integers", f"try {example}")
-    return tuple(dict.fromkeys(int(one) for one in listed))
 
 
 def _given(value: ir.Value, example: Mapping[str, Any]) -> Array:

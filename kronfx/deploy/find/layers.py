@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from kronfx.deploy.builder import Array
-from kronfx.deploy.grid import grid_of
-from kronfx.deploy.linear import Linear, find
+from kronfx.deploy.find.grid import grid_of
+from kronfx.deploy.find.spellings import Linear, find
+from kronfx.deploy.find.weights import Weights
+from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.deploy.storage import Product, Storage, Survivors, fewest_bytes, survivors
-from kronfx.deploy.weights import Weights, tensor_of
 from kronfx.layers import Factors
 from kronfx.records import Evaluation, KroneckerShape
 

@@ -13,11 +13,10 @@ from dataclasses import replace
 
 from kronfx import cost as work
 from kronfx import kron
-from kronfx.deploy.builder import Array
-from kronfx.deploy.features import Feature, Layouts
-from kronfx.deploy.inputs import array_of
-from kronfx.deploy.layers import Layer
-from kronfx.deploy.lowerings import price
+from kronfx.deploy.find.layers import Layer
+from kronfx.deploy.lower.layouts import Feature, Layouts
+from kronfx.deploy.lower.lowerings import price
+from kronfx.deploy.nodes.values import Array, array_of
 from kronfx.layers import Factors
 from kronfx.records import Evaluation
 

@@ -13,10 +13,9 @@ import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
-from kronfx.deploy.builder import Array
-from kronfx.deploy.cases import Case
-from kronfx.deploy.trace import reason
-from kronfx.errors import VerificationError
+from kronfx.deploy.nodes.values import Array
+from kronfx.deploy.prove.cases import Case
+from kronfx.errors import VerificationError, reason
 
 # Relative to max(1, max|y|): some hundred to some thousand rounding errors of the coarsest type at work; 8-bit
 # activations round anew where the last bit of a sum changes, one step in 255.

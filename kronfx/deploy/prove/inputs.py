@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 # The only spelling torch has for nested values that knows the classes registered with it.
 from torch.utils import _pytree as pytree
 
-from kronfx.deploy.builder import Array
 from kronfx.errors import ExportError
 
 
@@ -95,13 +93,6 @@ def inputs_of(example: Any, model: nn.Module) -> Inputs:
 def tensors_of(values: object) -> list[Tensor]:
     """The tensors of nested tuples, lists, dicts and classes registered with torch's pytree, in order."""
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-def array_of(x: Tensor) -> Array:
-    """The values of a tensor, in the type a file has them."""
-    exact = x.detach().cpu()
-    array: Array = ir.tensor(exact).numpy() if exact.dtype == torch.bfloat16 else exact.numpy()
-    return array
 
 
 def _in_signature_order(kwargs: dict[str, Any], model: nn.Module) -> dict[str, Any]:

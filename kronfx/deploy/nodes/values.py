@@ -1,0 +1,58 @@
+"""Constants of a graph as arrays, and what their values are used for."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+Content = tuple[tuple[int, ...], bytes]
+
+
+def tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    """The constant of an initializer; the exporter leaves none without."""
+    if value.const_value is None:
+        raise ValueError(f"initializer {value.name} holds no value")
+    return value.const_value
+
+
+def array_of(x: Tensor) -> Array:
+    """The values of a tensor, in the type a file has them."""
+    exact = x.detach().cpu()
+    array: Array = ir.tensor(exact).numpy() if exact.dtype == torch.bfloat16 else exact.numpy()
+    return array
+
+
+def content(array: Array) -> Content:
+    """What tells arrays apart: the shape and a digest of the bytes."""
+    return array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()
+
+
+def smallest(largest: int) -> type[np.integer[Any]]:
+    """The narrowest integer type that all runtimes cast from and that holds ``0 .. largest``."""
+    return np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
+
+
+def is_constant(value: ir.Value) -> bool:
+    """True for an initializer that no caller can replace."""
+    return value.const_value is not None and value.is_initializer() and not value.is_graph_input()
+
+
+def is_matrix(value: ir.Value) -> bool:
+    """True for a constant matrix of floating numbers."""
+    if not is_constant(value):
+        return False
+    tensor = tensor_of(value)
+    return len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
+
+
+def only_user(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The node of that kind that reads ``value``, where nobody else does."""
+    users = list(value.consumers())
+    fits = len(users) == 1 and users[0].op_type == op_type and not value.is_graph_output()
+    return users[0] if fits else None

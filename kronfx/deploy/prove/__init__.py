@@ -1,0 +1,1 @@
+"""Whether a file answers what its reference answers: inputs, cases, runtimes."""

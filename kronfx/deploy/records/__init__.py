@@ -1,0 +1,1 @@
+"""What an export did and what was timed: frozen, printable, JSON-ready values."""
