@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.train import Linear
-from kronfx.train.driver import SparsityDriver
+from kronfx.train.callbacks.driver import SparsityDriver
 
 STEPS, LEARNING_RATE = 8, 0.02
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -108,7 +108,7 @@ def hugging_face(
     """A Trainer over rows that are already in order, with our schedule of the learning rate."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from kronfx.train.callbacks_transformers import BlockSparsityCallback
+    from kronfx.train.callbacks.transformers import BlockSparsityCallback
 
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, *_: Any) -> None:
@@ -162,7 +162,7 @@ def lightning_fit(
 ) -> tuple[Any, Any]:
     """A Lightning Trainer over whole batches, in order."""
     pl = pytest.importorskip("lightning.pytorch")
-    from kronfx.train.callbacks_lightning import BlockSparsityCallback
+    from kronfx.train.callbacks.lightning import BlockSparsityCallback
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
@@ -213,7 +213,7 @@ def test_a_resumed_lightning_trainer_goes_on_from_the_strength_it_had_found(tmp_
 
 def test_a_lightning_module_with_two_optimizers_is_told_what_to_do(tmp_path: Path) -> None:
     pl = pytest.importorskip("lightning.pytorch")
-    from kronfx.train.callbacks_lightning import BlockSparsityCallback
+    from kronfx.train.callbacks.lightning import BlockSparsityCallback
 
     class Two(pl.LightningModule):
         automatic_optimization = False

@@ -18,8 +18,8 @@ from torch.optim import AdamW
 
 import kronfx as kx
 from kronfx.errors import TrainError
-from kronfx.train.driver import SparsityDriver
-from kronfx.train.state_file import read_state
+from kronfx.train.callbacks.driver import SparsityDriver
+from kronfx.train.callbacks.state_file import read_state
 
 STEPS, RATE = 24, 0.01
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -79,7 +79,7 @@ def rows() -> list[dict[str, Tensor]]:
 def in_order(folder: Path, **options: Any) -> Any:
     """A Trainer over rows that are in order already, at a constant rate."""
     transformers = pytest.importorskip("transformers")
-    callbacks = pytest.importorskip("kronfx.train.callbacks_transformers")
+    callbacks = pytest.importorskip("kronfx.train.callbacks.transformers")
 
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, *_: Any) -> None:
@@ -112,7 +112,7 @@ def test_a_transformers_trainer_runs_the_recipe_and_resumes_within_it(tmp_path: 
 
 def test_a_lightning_trainer_runs_the_recipe(tmp_path: Path) -> None:
     pl = pytest.importorskip("lightning.pytorch")
-    callbacks = pytest.importorskip("kronfx.train.callbacks_lightning")
+    callbacks = pytest.importorskip("kronfx.train.callbacks.lightning")
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
@@ -138,7 +138,7 @@ def test_a_lightning_trainer_runs_the_recipe(tmp_path: Path) -> None:
 
 def test_the_example_of_the_transformers_callback_runs(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    source = example_of("kronfx.train.callbacks_transformers")
+    source = example_of("kronfx.train.callbacks.transformers")
     arguments = transformers.TrainingArguments(
         tmp_path, max_steps=STEPS, per_device_train_batch_size=4, report_to=[], disable_tqdm=True, use_cpu=True,
         save_strategy="no", label_names=["labels"], dataloader_pin_memory=False,
@@ -178,7 +178,7 @@ def test_the_example_of_the_lightning_callback_runs(tmp_path: Path, monkeypatch:
 
     data = torch.utils.data.DataLoader(batches(), batch_size=None)
     run_example(
-        example_of("kronfx.train.callbacks_lightning"), {"kx": kx, "Trainer": trainer, "module": Module(), "data": data}
+        example_of("kronfx.train.callbacks.lightning"), {"kx": kx, "Trainer": trainer, "module": Module(), "data": data}
     )
 
 

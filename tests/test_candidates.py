@@ -14,7 +14,7 @@ import kronfx as kx
 from kronfx.errors import PlanError
 from kronfx.layers import KroneckerCandidates, candidates_of, folded_layers
 from kronfx.train import PatternSelection
-from kronfx.train.contest import squared_norm
+from kronfx.train.patterns.contest import squared_norm
 
 EXACT = 1e-10  # relative, float64: sums of at most some hundred products
 CLOSE = 1e-5  # float32, the same sums

@@ -18,7 +18,7 @@ import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.layers import kronecker_layers
 from kronfx.train import Blocks, BlockSparsity, GroupLasso, MagnitudePruning
-from kronfx.train.carry import Carry
+from kronfx.train.parts.carry import Carry
 
 STEPS = 60
 
@@ -207,7 +207,7 @@ def trainer(folder: Path, epochs: int, **options: Any) -> tuple[Any, nn.Module]:
     """A Trainer whose loss of evaluation only grows: its best checkpoint is the first that counts."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from kronfx.train.callbacks_transformers import BlockSparsityCallback
+    from kronfx.train.callbacks.transformers import BlockSparsityCallback
 
     class Model(nn.Module):
         def __init__(self) -> None:

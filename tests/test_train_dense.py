@@ -28,8 +28,8 @@ from kronfx.train import (
     Rows,
     Stepped,
 )
-from kronfx.train.groups import Groups
-from kronfx.train.shrinkage import Shrinkage
+from kronfx.train.parts.groups import Groups
+from kronfx.train.parts.shrinkage import Shrinkage
 
 GROUPS: list[Groups] = [Blocks(2, 3), Rows(), Columns(), Entries()]
 SHRINKAGES: list[Shrinkage] = [Lasso(), Elastic(0.7)]

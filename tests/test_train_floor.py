@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.train import Blocks, BlockSparsity, GroupLasso
-from kronfx.train.penalty import Penalty
+from kronfx.train.penalties.penalty import Penalty
 
 STEPS = 60
 SAID = r"train: faint \(16x16\): {} of its 16 groups stay, whatever they are worth, and other layers give the rest"

@@ -19,8 +19,8 @@ from kronfx.errors import TrainError
 from kronfx.layers import KroneckerLinear, kronecker_layers
 from kronfx.records import KroneckerShape
 from kronfx.train import KroneckerMuon
-from kronfx.train.muon import orthogonalized, spectral_norm
-from kronfx.train.stacked import Stacking, fans
+from kronfx.train.optimizers.muon import orthogonalized, spectral_norm
+from kronfx.train.optimizers.stacked import Stacking, fans
 
 SIZES = st.integers(1, 7)
 DIMS = st.tuples(SIZES, SIZES, SIZES, SIZES)

@@ -15,7 +15,7 @@ import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.layers import KroneckerLinear
 from kronfx.train import Blocks, BlockSparsity, Cosine, GroupLasso, Linear, MagnitudePruning, Stepped
-from kronfx.train.penalty import Penalty
+from kronfx.train.penalties.penalty import Penalty
 
 LR = 0.02
 
@@ -290,7 +290,7 @@ def test_a_target_and_a_schedule_are_one_too_many() -> None:
 
 
 def test_a_target_out_of_reach_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kronfx.train.loop.STALLED", 50)
+    monkeypatch.setattr("kronfx.train.course.loop.STALLED", 50)
     model = factored()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     penalty = BlockSparsity(model, target=0.5, optimizer=optimizer)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.train import Blocks, BlockSparsity, ElasticGroupLasso, GroupLasso, Linear
-from kronfx.train.penalty import Penalty
+from kronfx.train.penalties.penalty import Penalty
 
 STEPS = 40
 START, END = 8, 28  # a fifth and seven tenths

@@ -9,7 +9,7 @@ import pytest
 
 from kronfx.errors import TrainError
 from kronfx.train import Constant, Cosine, Linear, Stepped
-from kronfx.train.schedules import Schedule, as_schedule, value_at
+from kronfx.train.course.schedules import Schedule, as_schedule, value_at
 
 TABLE: list[tuple[Schedule, list[float]]] = [
     (Constant(0.3), [0.3] * 6),

@@ -17,7 +17,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks
 import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.train import Blocks, BlockSparsity, GroupLasso
-from kronfx.train.penalty import Penalty
+from kronfx.train.penalties.penalty import Penalty
 
 STEPS = 30
 

@@ -26,8 +26,8 @@ from torch.optim import Optimizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts of examples/
 
 import kronfx as kx
-from kronfx.train.dense import GroupsWish
-from kronfx.train.penalty import Penalty
+from kronfx.train.parts.dense import GroupsWish
+from kronfx.train.penalties.penalty import Penalty
 
 Build = Callable[[nn.Module, Optimizer, int], Penalty]  # of the model, what trains it, and for how many steps
 

@@ -9,16 +9,16 @@ Strengths are numbers or schedules (``Constant``, ``Stepped``, ``Linear``, ``Cos
 did, and draws it.
 """
 
-from kronfx.train.block_sparsity import BlockSparsity
-from kronfx.train.group_lasso import ElasticGroupLasso, GroupLasso
-from kronfx.train.groups import Blocks, Columns, Entries, Rows
+from kronfx.train.course.schedules import Constant, Cosine, Linear, Stepped
 from kronfx.train.history import History
-from kronfx.train.magnitude import MagnitudePruning
-from kronfx.train.muon import KroneckerMuon
-from kronfx.train.pattern_selection import LayerwisePatternSelection, PatternSelection
-from kronfx.train.rates import param_groups
-from kronfx.train.schedules import Constant, Cosine, Linear, Stepped
-from kronfx.train.shrinkage import Elastic, Lasso
+from kronfx.train.optimizers.muon import KroneckerMuon
+from kronfx.train.optimizers.rates import param_groups
+from kronfx.train.parts.groups import Blocks, Columns, Entries, Rows
+from kronfx.train.parts.shrinkage import Elastic, Lasso
+from kronfx.train.patterns.selection import LayerwisePatternSelection, PatternSelection
+from kronfx.train.penalties.block_sparsity import BlockSparsity
+from kronfx.train.penalties.group_lasso import ElasticGroupLasso, GroupLasso
+from kronfx.train.penalties.magnitude import MagnitudePruning
 
 __all__ = [
     "BlockSparsity",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kronfx.train.tensors import placed, whole
+from kronfx.train.parts.tensors import placed, whole
 
 
 class Carry:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from kronfx.errors import TrainError, warn
-from kronfx.train.stepper import Stepper, holds, innermost, listen, rates_of, seek
+from kronfx.train.course.stepper import Stepper, holds, innermost, listen, rates_of, seek
 
 PATIENCE = 100  # optimizer steps, or values of the penalty, before a step that never comes is missed
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import TypeGuard
 
 from kronfx.errors import TrainError
+from kronfx.train.options import is_number
 
 Schedule = Callable[[int], float]  # optimizer steps taken so far -> value
 
@@ -108,11 +107,6 @@ def value_at(what: str, schedule: Schedule, step: int) -> float:
         text = f"{what}={found}" if isinstance(schedule, Constant) else f"{what} is {found!r} at step {step}"
         raise TrainError("", text, f"a finite {what} of 0 or more", "pass 0.1, say, or a schedule that stays so")
     return value
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a real number, NumPy's too, and no truth value."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _require_numbers(**values: object) -> None:

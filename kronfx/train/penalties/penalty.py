@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from kronfx.errors import TrainError, warn
 from kronfx.layers import require_module
-from kronfx.train.loop import Loop, loops
-from kronfx.train.pace import Listener, Pace
-from kronfx.train.part import Part, require_values, trained, twins
-from kronfx.train.ramp import Course, Watch
-from kronfx.train.schedules import Constant, Schedule, as_schedule, value_at
+from kronfx.train.course.loop import Loop, loops
+from kronfx.train.course.pace import Listener, Pace
+from kronfx.train.course.ramp import Course, Watch
+from kronfx.train.course.schedules import Constant, Schedule, as_schedule, value_at
+from kronfx.train.course.stepper import Stepper
+from kronfx.train.course.survivors import at_floor, survivors
+from kronfx.train.course.target import Goal, Target, goals
+from kronfx.train.parts.part import Part, require_values, trained, twins
+from kronfx.train.parts.tensors import together
 from kronfx.train.state import require_same_parts, require_same_targets, require_state
-from kronfx.train.stepper import Stepper
-from kronfx.train.survivors import at_floor, survivors
-from kronfx.train.target import Goal, Target, goals
-from kronfx.train.tensors import together
 
 SETTLED = 100  # steps, after which a learning rate has warmed up
 

@@ -1,10 +1,10 @@
 """Blocks of ``W`` that become exactly zero while the model trains: along a ramp to a target, or by L1 on ``S``.
 
 **The ramp** (``steps=``) zeroes at every step as many blocks as its schedule asks for, those that the loss feels least
-(:class:`~kronfx.train.sensitivity.Sensitivity`), and freezes them at its end. Measured on MNIST, test accuracy in
-percent, Adam, means of 3 seeds: linear 10x784, 86.5% of the 2x2 blocks zero at rank 2 (12 epochs of batches of 256,
-cosine from 0.005), and about half of the 5x28 blocks at ranks 2, 4 and 6 (10 epochs, batch 128, one cycle up to 0.004).
-One run's deviation is about 0.2.
+(:class:`~kronfx.train.penalties.sensitivity.Sensitivity`), and freezes them at its end. Measured on MNIST, test
+accuracy in percent, Adam, means of 3 seeds: linear 10x784, 86.5% of the 2x2 blocks zero at rank 2 (12 epochs of batches
+of 256, cosine from 0.005), and about half of the 5x28 blocks at ranks 2, 4 and 6 (10 epochs, batch 128, one cycle up to
+0.004). One run's deviation is about 0.2.
 
 ===================================================  ======  ======  =====  =====
 which blocks go, and when                               2x2  rank 2      4      6
@@ -62,16 +62,16 @@ from torch import Tensor, nn
 
 from kronfx.errors import TrainError
 from kronfx.layers import kronecker_layers, require_module
-from kronfx.train.loop import Loop
-from kronfx.train.part import trained
-from kronfx.train.parts import FactoredPart
-from kronfx.train.penalty import Penalty
-from kronfx.train.ramp import END, Ramp
-from kronfx.train.schedules import Schedule
-from kronfx.train.sensitivity import Sensitivity
+from kronfx.train.course.loop import Loop
+from kronfx.train.course.ramp import END, Ramp
+from kronfx.train.course.schedules import Schedule
+from kronfx.train.course.stepper import Stepper
+from kronfx.train.course.target import Target
+from kronfx.train.parts.factored import FactoredPart
+from kronfx.train.parts.part import trained
+from kronfx.train.penalties.penalty import Penalty
+from kronfx.train.penalties.sensitivity import Sensitivity
 from kronfx.train.state import require_state
-from kronfx.train.stepper import Stepper
-from kronfx.train.target import Target
 from kronfx.train.unfactored import unfactored
 
 STRENGTH = 0.1  # of the penalty, or where the search of a target for its own begins

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor, nn
 
 from kronfx.errors import TrainError
-from kronfx.train.carry import Carry
+from kronfx.train.parts.carry import Carry
 
 
 class Part(Protocol):

@@ -1,4 +1,4 @@
-"""What a penalty acts on: the blocks of a factored layer through its ``S``, the groups of a dense weight."""
+"""The blocks of a factored layer, through its ``S``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kronfx import kron
-from kronfx.layers import KroneckerLinear, kronecker_layers, named_parameters, site_name
-from kronfx.records import KroneckerShape
-from kronfx.train.carry import Carry
-from kronfx.train.shrinkage import Shrinkage
-from kronfx.train.tensors import placed, whole
+from kronfx.layers import KroneckerLinear, kronecker_layers
+from kronfx.train.parts.carry import Carry
+from kronfx.train.parts.tensors import placed, whole
 
 
 @dataclass(frozen=True)
@@ -92,81 +89,3 @@ class FactoredPart:
     def keep(self, alive: Tensor) -> None:
         """Zero ``S`` everywhere else."""
         self.layer.S.mul_(placed(alive.unflatten(0, self.layer.S.shape), self.layer.S))
-
-
-@dataclass(frozen=True)
-class DensePart:
-    """The tiles of a dense weight ``W [m, n]`` (a convolution's, unrolled), charged for their Frobenius norms."""
-
-    name: str
-    weight: nn.Parameter
-    shape: KroneckerShape
-    shrinkage: Shrinkage
-    carry: Carry = field(default_factory=Carry)
-
-    @property
-    def label(self) -> str:
-        """The name and the size."""
-        return f"{self.name} ({self.shape.m}x{self.shape.n})"
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """``W``."""
-        return self.weight
-
-    @property
-    def signature(self) -> list[int]:
-        """``m1, n1, m2, n2``."""
-        return [self.shape.m1, self.shape.n1, *self.shape.block]
-
-    @property
-    def groups(self) -> int:
-        """The tiles."""
-        return self.shape.blocks
-
-    def sizes(self) -> Tensor:
-        """``||W_g||_F`` of every tile."""
-        tiles = self._tiles()
-        dtype = torch.promote_types(tiles.dtype, torch.float32)
-        norms: Tensor = torch.linalg.vector_norm(tiles, dim=-1, dtype=dtype)
-        return norms
-
-    def value(self) -> Tensor:
-        """What the shrinkage charges, summed over the tiles."""
-        return self.shrinkage.charge(self.sizes()).sum()
-
-    def shrink(self, threshold: float) -> None:
-        """``W_g <- factor(||W_g||) W_g``: the proximal operator of a penalty on norms."""
-        factors = self._spread(self.shrinkage.factor(self.sizes(), threshold))
-        W = self.carry.read("W", self.weight)
-        self.carry.write("W", self.weight, W * placed(factors, W))
-
-    def alive(self) -> Tensor:
-        """The tiles with an entry that is not zero."""
-        return self._tiles().ne(0).any(dim=-1)
-
-    def present(self) -> Tensor:
-        """The same."""
-        return self.alive()
-
-    def keep(self, alive: Tensor) -> None:
-        """Zero the others."""
-        self.weight.mul_(placed(self._spread(alive), self.weight))
-
-    def within(self, model: nn.Module) -> DensePart | None:
-        """The weight of that name in another model; None where it has none, or one of another size."""
-        weight = {site_name(path): parameter for path, parameter in named_parameters(model)}.get(self.name)
-        if weight is None or weight.shape != self.weight.shape:
-            return None
-        return replace(self, weight=weight, carry=Carry())
-
-    def _tiles(self) -> Tensor:
-        """``[m1 n1, m2 n2]``."""
-        tiles: Tensor = kron.blocks_of(whole(self.weight.detach()).flatten(1), self.shape).flatten(-2).flatten(0, 1)
-        return tiles
-
-    def _spread(self, groups: Tensor) -> Tensor:
-        """``[G]`` over the entries of ``W``."""
-        grid = groups.unflatten(0, (self.shape.m1, self.shape.n1))
-        spread: Tensor = grid.repeat_interleave(self.shape.m2, 0).repeat_interleave(self.shape.n2, 1)
-        return spread.reshape(self.weight.shape)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kronfx.errors import TrainError, warn
-from kronfx.train.stepper import TINY
-from kronfx.train.survivors import guarded
-from kronfx.train.target import Goal
+from kronfx.train.course.stepper import TINY
+from kronfx.train.course.survivors import guarded
+from kronfx.train.course.target import Goal
 
 GROWTH = 1.005  # of the strength, per step, while the share of zero groups is below the target
 STALLED = 2000  # steps without one more zero group (a strength 20,000 times as large) before the loop says so

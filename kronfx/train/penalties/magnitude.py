@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from kronfx.errors import TrainError
-from kronfx.train.dense import GroupsWish, dense_parts
-from kronfx.train.penalty import Penalty
-from kronfx.train.schedules import Schedule, as_schedule, value_at
-from kronfx.train.shrinkage import Lasso
-from kronfx.train.stepper import Stepper
+from kronfx.train.course.schedules import Schedule, as_schedule, value_at
+from kronfx.train.course.stepper import Stepper
+from kronfx.train.parts.dense import GroupsWish, dense_parts
+from kronfx.train.parts.shrinkage import Lasso
+from kronfx.train.penalties.penalty import Penalty
 
 
 class MagnitudePruning(Penalty):

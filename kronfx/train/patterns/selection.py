@@ -40,14 +40,15 @@ from kronfx.layers import (
     factored_sites,
     require_module,
 )
-from kronfx.train.carry import Carry
-from kronfx.train.contest import Contest, Pattern
-from kronfx.train.forget import forget
-from kronfx.train.pace import Pace
-from kronfx.train.parts import FactoredPart
-from kronfx.train.schedules import Schedule, as_schedule, is_number, value_at
+from kronfx.train.course.pace import Pace
+from kronfx.train.course.schedules import Schedule, as_schedule, value_at
+from kronfx.train.course.stepper import Stepper
+from kronfx.train.options import is_number
+from kronfx.train.parts.carry import Carry
+from kronfx.train.parts.factored import FactoredPart
+from kronfx.train.patterns.contest import Contest, Pattern
+from kronfx.train.patterns.forget import forget
 from kronfx.train.state import require_state
-from kronfx.train.stepper import Stepper
 
 MOST = 0.1  # that one step may take from |S|, whose root mean square is 1: no strength zeroes a layer at once
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kronfx.errors import TrainError
-from kronfx.train.names import by_name
-from kronfx.train.schedules import is_number
-from kronfx.train.survivors import floor_of
+from kronfx.train.course.survivors import floor_of
+from kronfx.train.options import by_name, is_number
 
 TOLERANCE = 0.01  # of the target: a share that is further from every whole number of groups cannot be meant
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kronfx.train.tensors import together
+from kronfx.train.parts.tensors import together
 
 FLOOR = 0.1  # of the share that a target leaves
 

@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from kronfx.errors import TrainError
-from kronfx.train.block_sparsity import BlockSparsity
-from kronfx.train.schedules import Schedule, is_number
-from kronfx.train.state_file import read_state, write_state
-from kronfx.train.stepper import Stepper
-from kronfx.train.target import Target
+from kronfx.train.callbacks.state_file import read_state, write_state
+from kronfx.train.course.schedules import Schedule
+from kronfx.train.course.stepper import Stepper
+from kronfx.train.course.target import Target
+from kronfx.train.options import is_number
+from kronfx.train.penalties.block_sparsity import BlockSparsity
 
 
 class SparsityDriver:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kronfx.errors import TrainError, warn
-from kronfx.train.target import Target
+from kronfx.train.course.target import Target
 
 START, END = 0.2, 0.7  # shares of the steps: the ramp cuts nothing before the first, nothing after the second
 LEAST = 20  # steps of a training: fewer tell too little about a block

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kronfx.errors import TrainError
-from kronfx.train.schedules import is_number
+from kronfx.train.options import is_number
 
 EMPTY = 1e-30  # stands in for a norm of 0 below a fraction
 

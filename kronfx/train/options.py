@@ -1,10 +1,11 @@
-"""Options for parts by name: of a mapping from names or globs, what every part gets."""
+"""Options of a training: by name, of a mapping from names or globs; and whether one is a number."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from numbers import Real
+from typing import TypeGuard, TypeVar
 
 from kronfx.errors import TrainError
 
@@ -25,3 +26,8 @@ def by_name(what: str, wishes: Mapping[str, Option], names: Sequence[str]) -> di
             raise TrainError("", f"{what} names {pattern!r}", f"what it can act on: {known}", "name one, or a glob")
         found |= dict.fromkeys(meant, wish)
     return {name: found[name] for name in names if name in found}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, NumPy's too, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from kronfx.train.dense import GroupsWish, dense_parts
-from kronfx.train.penalty import Penalty
-from kronfx.train.ramp import Course
-from kronfx.train.schedules import Schedule
-from kronfx.train.shrinkage import Elastic, Lasso, Shrinkage
-from kronfx.train.stepper import Stepper
-from kronfx.train.target import Target
+from kronfx.train.course.ramp import Course
+from kronfx.train.course.schedules import Schedule
+from kronfx.train.course.stepper import Stepper
+from kronfx.train.course.target import Target
+from kronfx.train.parts.dense import GroupsWish, dense_parts
+from kronfx.train.parts.shrinkage import Elastic, Lasso, Shrinkage
+from kronfx.train.penalties.penalty import Penalty
 
 SHRINKS = 0.4  # of a training of known length; the rest of it lets what is left recover
 

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from kronfx.errors import TrainError
 from kronfx.layers import kronecker_layers, require_module
-from kronfx.train.schedules import is_number
-from kronfx.train.stacked import Stacking, stacking
-from kronfx.train.tensors import placed, whole
+from kronfx.train.optimizers.stacked import Stacking, stacking
+from kronfx.train.options import is_number
+from kronfx.train.parts.tensors import placed, whole
 from kronfx.train.unfactored import unfactored
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: of X, of (X X^T) X and of (X X^T)^2 X; as steep at zero as they come

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from kronfx.errors import TrainError
 from kronfx.layers import KroneckerLinear, kronecker_layers, require_module
-from kronfx.train.schedules import is_number
-from kronfx.train.stacked import fans
-from kronfx.train.stepper import TINY
-from kronfx.train.tensors import whole
+from kronfx.train.course.stepper import TINY
+from kronfx.train.optimizers.stacked import fans
+from kronfx.train.options import is_number
+from kronfx.train.parts.tensors import whole
 from kronfx.train.unfactored import unfactored
 
 Like = Literal["adam", "sgd"]

@@ -1,0 +1,1 @@
+"""The recipe as callbacks of other people's trainers."""

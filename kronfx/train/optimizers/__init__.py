@@ -1,0 +1,1 @@
+"""Steps and learning rates for factors."""

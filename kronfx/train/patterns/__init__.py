@@ -1,0 +1,1 @@
+"""Several block shapes of a layer train side by side until one is left."""

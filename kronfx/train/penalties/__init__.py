@@ -1,0 +1,1 @@
+"""Penalties whose proximal steps make whole groups exactly zero."""
