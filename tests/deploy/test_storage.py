@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
-from test_deploy_cases import runtime_ops
+from onnx_files import runtime_ops
 
 from kronfx.deploy.storage import Product, Storage, Survivors, fewest_bytes, product, products, store, survivors
 from kronfx.layers import Factors

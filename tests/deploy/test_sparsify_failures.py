@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from test_deploy_cases import answers, onnx_file, planted
+from onnx_files import answers, onnx_file, planted
 
 import kronfx as kx
 from kronfx.deploy import pipeline

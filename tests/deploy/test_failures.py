@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_deploy_cases import factored, folded
+from onnx_files import factored, folded
 from torch import Tensor, nn
 
 import kronfx as kx

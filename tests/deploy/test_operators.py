@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from test_deploy_cases import Node, answers, assert_same, assert_same_file, evaluated, onnx_file, ops, planted, sparse
+from onnx_files import Node, answers, assert_same, assert_same_file, evaluated, onnx_file, ops, planted, sparse
 
 N = 48
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_deploy_cases import planted
+from onnx_files import planted
 
 from kronfx.deploy.find.grid import PRICE, grid_of
 from kronfx.deploy.options import checked_block

@@ -1,4 +1,4 @@
-"""Models and figures that the tests of the deployment stage share."""
+"""Models, ONNX files and figures that the tests of deployment share."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
+from onnx_files import answers, assert_same, constants, evaluated, onnx_file, ops, planted, sparse
 from oracles import dense, random_factors
-from test_deploy_cases import answers, assert_same, constants, evaluated, onnx_file, ops, planted, sparse
 
 from kronfx import deploy
 from kronfx.deploy.choose.one_layer import alone

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
-from test_deploy_cases import answers, assert_same, constants, factored, onnx_file, ops, planted, sparse
+from onnx_files import answers, assert_same, constants, factored, onnx_file, ops, planted, sparse
 from torch import nn
 
 import kronfx as kx

@@ -13,8 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from test_deploy_cases import (
+from onnx_files import (
     answers,
     assert_same,
     constants,
@@ -26,6 +25,7 @@ from test_deploy_cases import (
     runtime_ops,
     sparse,
 )
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 import kronfx as kx

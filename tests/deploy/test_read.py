@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from test_deploy_cases import factored, folded
+from onnx_files import factored, folded
 from torch import nn
 
 import kronfx as kx

@@ -13,9 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnxruntime.quantization import quantize_dynamic
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from test_deploy_cases import (
+from onnx_files import (
     FLOAT32,
     LeNet,
     assert_same,
@@ -28,7 +26,9 @@ from test_deploy_cases import (
     run,
     runtime_ops,
 )
-from test_deploy_cases import evaluated as reference_evaluated
+from onnx_files import evaluated as reference_evaluated
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 import kronfx as kx

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx_files import Node, answers, evaluated, onnx_file, planted, runtime_ops, sparse
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from test_deploy_cases import Node, answers, evaluated, onnx_file, planted, runtime_ops, sparse
 
 import kronfx as kx
 
