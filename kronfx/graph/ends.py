@@ -13,6 +13,8 @@ normalization, a gate that is bounded), into a sum with a value that the map's o
 - In a block that changes the size of its stream the shortcut is a convolution (with its normalization, or a pool). The
   branch ends as in any other block, as where torchvision and timm zero the last normalization of all blocks; the
   shortcut's convolution is no end, being all that is left of the stream.
+
+What it gains to start them at zero: ``kronfx/decisions/zero_start.md``.
 """
 
 from __future__ import annotations

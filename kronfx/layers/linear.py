@@ -126,9 +126,7 @@ class KroneckerLinear(nn.Module):
         ``a = A[:, p, j]`` such that ``||block||_F^2 = a^T G a``, ``G_il = <B_i, B_l>``, is ``m2 n2 std^2``. Outputs
         have the dense layer's variance, at any shape and rank. The default is ``nn.Linear``'s, ``1 / sqrt(3 n)``.
 
-        One learning rate serves all factors. Adam's steps do not see scale, so the ratio of ``A`` to ``B`` at the start
-        is that of their relative rates; 1/9, 1 and 9 gave, linear 10x784 on MNIST, half of the 5x28 blocks zero, means
-        of 3 seeds: 57.9, 57.2, 58.8 (rank 1), 76.9, 76.8, 77.8 (rank 2), 86.2, 87.2, 87.3 (rank 4).
+        One learning rate serves all factors; that, and how they are drawn: ``kronfx/decisions/random_factors.md``.
         """
         std = 1 / math.sqrt(3 * self.in_features) if std is None else std
         entries = math.prod(self.grid.block)
@@ -230,8 +228,8 @@ class KroneckerLinear(nn.Module):
 def _normal(factor: Tensor, dtype: torch.dtype) -> Tensor:
     """Normal numbers in the factor's shape, none of them zero.
 
-    ``torch.randn`` draws exact zeros: 8 in 12 times ``2^24`` entries. At rank 1 that block's coefficient could not be
-    scaled to any norm: it came out NaN, in wide models of small blocks (4 layers as wide as BERT-base, 4x4 blocks).
+    ``torch.randn`` draws exact zeros, and at rank 1 no block of zeros can be scaled to a norm:
+    ``kronfx/decisions/random_factors.md``.
     """
     drawn = torch.randn_like(factor, dtype=dtype)
     return drawn.masked_fill_(drawn == 0, 1.0)

@@ -45,12 +45,10 @@ def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
     """Every candidate of a site, or the reason why it has none.
 
     The value of a candidate is the logarithm of the share of ``||W||^2`` that it keeps: layers are composed, so
-    shares multiply. (Their plain sum starves the largest layers down to rank 1. LeNet-5 on 12,000 images of MNIST
-    after two epochs of fine-tuning, at the sizes of ranks 2 and 4: uniform 84.2% and 92.7%, sum of shares 88.0% and
-    92.3%, of logarithms 90.7% and 93.8%.) With energies the shapes are the integer program's best and first runner-up
-    at a few ranks. Without, the share is a surrogate, ``log(1 + r) / log(1 + R)`` with ``R = min(m1 n1, m2 n2)``:
-    squared singular values that fall off as ``1 / i``. It depends on ``m1 n1`` alone, as the parameters do, so every
-    ``m1 n1`` counts, each in its preferred shape.
+    shares multiply (measured: ``kronfx/decisions/worth_of_a_choice.md``). With energies the shapes are the integer
+    program's best and first runner-up at a few ranks. Without, the share is a surrogate, ``log(1 + r) / log(1 + R)``
+    with ``R = min(m1 n1, m2 n2)``. It depends on ``m1 n1`` alone, as the parameters do, so every ``m1 n1`` counts, each
+    in its preferred shape.
     """
     found = _measured_shapes(site, wish, setting) if setting.energies else _shapes_by_product(site, wish, setting)
     if isinstance(found, str):

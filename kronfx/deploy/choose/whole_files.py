@@ -1,12 +1,7 @@
 """Whole files by the clock: the dense one, and each that could be shipped in its place.
 
-Layers timed on their own each pay for turning their input and their output; in the whole graph neighbours share that,
-and onnxruntime fuses what lies between. So the choice made layer by layer runs against one that lowers all it can, and
-whatever wins has to beat the dense file (8-bit encoder of 4 layers, 90% of 32x32 blocks zero, 1 x 128 rows: layer by
-layer 10.6 ms, all lowered 8.7, dense 13.9).
-
-A machine shared with others has spells of some seconds in which everything that synchronizes threads takes longer (that
-encoder: 18.2 ms for 8.5). The files therefore run by turns, and of each the quietest turn counts.
+What layers gain on their own is not what they gain together, and a machine shared with others has slow spells: the
+files run by turns, and of each the quietest turn counts. In numbers: ``kronfx/decisions/whole_files.md``.
 """
 
 from __future__ import annotations

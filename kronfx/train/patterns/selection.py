@@ -4,18 +4,9 @@ The objective is ``task + lambda1 sum_k sqrt(sum_l ||S^(l,k)||_F^2) + lambda2 su
 is a group lasso whose groups are whole patterns, all layers together. A pattern whose norm has fallen below a hundredth
 of the strongest's is set to zero and dropped: memory and time go down on the way.
 
-**Scale.** Only ``S * A`` and ``B`` together matter, so the norm of ``S`` alone can be anything: it would fall while
-``A`` grows. Both terms are therefore measured in a scale of their own. For L1 it is :class:`BlockSparsity`'s, a root
-mean square of 1. In the group term ``S[p, j]`` counts as the Frobenius norm of block ``(p, j)`` of ``W^(l,k)``, so that
-``||S^(l,k)||_F = ||W^(l,k)||_F``, a price that no block shape evades. With the root mean square of the block in its
-place coarse blocks cost less for the same ``W``: on the test below 8x8 was selected nearly every time.
-
-**Gradient or proximal step.** L1 takes its proximal step; the group term is differentiable and goes through the
-optimizer with the task. The proximal step of the group term, ``norm -= lr lambda1`` after the optimizer's, was tried
-first. Under Adam, whose steps are about ``lr`` long whatever the gradient, it is a share of that step and never weighs
-what a pattern is worth against what it costs. Test: a 16x16 map that is one Kronecker product with blocks 2x2, 4x4 or
-8x8, three seeds each, candidates 2x2, 4x4, 8x8 at rank 1, Adam. The proximal step decided wrongly or not at all in
-three of nine (``lr`` 0.01), the gradient was right in nine of nine (``lr`` 0.003; SGD with momentum, ``lr`` 0.1, too).
+In the group term ``S[p, j]`` counts as the Frobenius norm of block ``(p, j)`` of ``W^(l,k)``, so that
+``||S^(l,k)||_F = ||W^(l,k)||_F``, a price that no block shape evades; for L1 the root mean square of ``S`` is 1.
+L1 takes its proximal step, the group term goes through the optimizer: ``kronfx/decisions/pattern_selection.md``.
 """
 
 from __future__ import annotations

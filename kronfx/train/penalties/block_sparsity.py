@@ -1,24 +1,7 @@
 """Blocks of ``W`` that become exactly zero while the model trains: along a ramp to a target, or by L1 on ``S``.
 
 **The ramp** (``steps=``) zeroes at every step as many blocks as its schedule asks for, those that the loss feels least
-(:class:`~kronfx.train.penalties.sensitivity.Sensitivity`), and freezes them at its end. Measured on MNIST, test
-accuracy in percent, Adam, means of 3 seeds: linear 10x784, 86.5% of the 2x2 blocks zero at rank 2 (12 epochs of batches
-of 256, cosine from 0.005), and about half of the 5x28 blocks at ranks 2, 4 and 6 (10 epochs, batch 128, one cycle up to
-0.004). One run's deviation is about 0.2.
-
-===================================================  ======  ======  =====  =====
-which blocks go, and when                               2x2  rank 2      4      6
-===================================================  ======  ======  =====  =====
-L1 with a closed loop, frozen at 0.4 of the steps     90.81   78.18  87.59  90.15
-a ramp until 0.6 (2x2: 0.5): the smallest ``|S|``     89.49   77.64  87.20  90.20
-the smallest ``||W_block||``                          90.19   77.40  87.71  90.31
-the least felt                                        91.36   78.28  87.67  90.08
-the least felt, from 0.2 to 0.7: it is what runs      91.29   78.12  87.67  90.25
-===================================================  ======  ======  =====  =====
-
-On the 2x2 blocks, until 0.7: felt by one batch alone, not over some 50, 89.83; a linear ramp 90.86, a quadratic one
-91.36, the cubic 91.57; its end anywhere from 0.5 to 0.9, and its start up to 0.2, move it by 0.25 at most. It starts at
-a fifth, when warm-ups are over and maps that start as zero have begun.
+(:class:`~kronfx.train.penalties.sensitivity.Sensitivity`), and freezes them at its end: ``kronfx/decisions/ramp.md``.
 
 **L1.** The objective is ``task + strength * sum over layers of ||S||_1`` (paper, Eq. 4). A subgradient step never
 gives exact zeros, so the L1 part acts through its proximal step, after the optimizer's:
@@ -28,29 +11,8 @@ gives exact zeros, so the L1 part acts through its proximal step, after the opti
 with ``S`` brought back to a root mean square of 1 in every layer, ``A`` taking the factor: ``W`` stays, and L1 at a
 fixed L2 norm rewards few blocks instead of small ones. The scale of ``A`` and ``B`` is the task's alone.
 
-Measured on MNIST, test accuracy in percent, Adam with a one-cycle rate, batch 128, the zeros frozen at 0.5 to 0.6 of
-the steps. Linear 10x784: blocks 5x28 at ranks 1, 2, 4 and 6 with 50% zero, 5 epochs, and 2x2 at rank 2 with 86.5% zero,
-10 epochs, rate up to 0.004, means of 3 seeds. LeNet-5: rank 5, blocks 8x16, 4x8, 2x4, 50% and 90% zero, 4 epochs, rate
-up to 0.01, means of 2 seeds, as of the last row's 2x2. Differences of 0.3 mean nothing (at rank 1 seeds lie 8 apart).
-
-=========================================================  =====  =====  =====  =====  =====  =====  =====
-what holds the scale                                       rank 1     2      4      6    2x2    50%    90%
-=========================================================  =====  =====  =====  =====  =====  =====  =====
-nothing                                                    55.25  76.63  85.85  88.53  -      -      -
-all ``B_i`` and all blocks of ``A`` to their first norm    55.12  78.11  87.64  90.07  90.29  98.66  11.35
-``S`` to a root mean square of 1                           56.09  77.78  87.07  89.68  90.59  98.52  96.77
-``S``, and all ``B_i``, and all blocks of ``A`` alike      54.76  77.72  87.06  89.96  90.23  98.54  96.51
-nothing, and Adam's own metric in the proximal step        56.45  77.98  86.70  89.75  90.70  98.49  97.56
-=========================================================  =====  =====  =====  =====  =====  =====  =====
-
-The second row sends every growth of ``A`` into ``S``: at the higher rate a layer of LeNet-5 lost all its blocks, on a
-small regression ``S`` passed 1000, and plain SGD diverged (linear, rate 0.05). The last, a threshold of ``lr strength /
-sqrt(v)``, is the best at 90%, but belongs to one family of optimizers. The third is the simplest of those that work
-with any: it is what runs.
-
-**Freezing matters more than all of this.** Shrinking holds the target, and takes from every block at every step. The
-linear model at 86.5% zero (2x2, as above) has 88.77 without :meth:`~BlockSparsity.freeze`; frozen at 0.4, 0.6 and 0.8
-of the steps 90.65, 90.59 and 89.75. Shrink for four to six tenths of a training, then freeze.
+**Freezing matters more than what holds the scale.** Shrinking takes from every block at every step: shrink for four to
+six tenths of a training, then freeze. Both in numbers: ``kronfx/decisions/scale_of_s.md``.
 """
 
 from __future__ import annotations
@@ -102,8 +64,7 @@ class BlockSparsity(Penalty):
     Without ``steps``, ``strength`` is the ``lambda`` of ``task + lambda sum ||S||_1`` (0.1 unless given), a number or a
     schedule (any function from the optimizer's steps to a number: ``Constant``, ``Stepped``, ``Linear``, ``Cosine``);
     one step shrinks every ``|S[p, j]|`` by ``lr strength``, ``lr`` being that of the parameter group which holds ``S``,
-    as it is at that step. Adam's steps are about ``lr`` long whatever the gradient, so under Adam the strength is a
-    share of its step (LeNet-5 on MNIST, rank 5, seed 0: 0.2 zeroed 16% of the blocks, 0.5 80%, 1 92%). With a
+    as it is at that step. Under Adam it is a share of Adam's own step (``kronfx/decisions/scale_of_s.md``). With a
     ``target`` the strength is found, and the given one is where it starts: it grows by 0.5% a step (twofold in 140)
     while the share is below, and no step shrinks further than reaching the target takes. Once there the share holds; a
     block may still change places with another. ``freeze()`` ends the shrinking.

@@ -9,14 +9,8 @@ not computed: they share one row of zeros (which nodes make where it would count
 get zero weights, which spares the next layer sorting.
 
 Layers that read the same ``x`` (q, k and v; gate and up) are stacked into one: rows of all of them share the buckets,
-and a Gather a layer takes its rows out again, which sorts them on the way. That saves nodes, and where axes have open
-length onnxruntime takes the square of their number to load: for each output it looks through all buffers that were
-free once. A 4-layer encoder, 90% of its 32x32 blocks zero, loaded in 73 ms with a product a layer and in 48 stacked
-(dense: 87); it ran 4% faster on 1 x 128 rows and up to 6% slower on 8 x 128. To tell the runtime all shapes made it
-load in 40 ms unstacked, but run 5 to 10% slower: it then keeps a buffer for every shape instead of the warm one.
-
-8-bit products (``MatMulInteger``) gather the 8-bit activations. Their weights are stored unsigned: with signed ones on
-the left onnxruntime is four times slower (768x3072, 8 x 128 rows: 11 against 3 ms).
+and a Gather a layer takes its rows out again, which sorts them on the way. 8-bit products (``MatMulInteger``) gather
+the 8-bit activations, and their weights are stored unsigned. Why: ``kronfx/decisions/buckets.md``.
 """
 
 from __future__ import annotations
