@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+LONGEST = 130  # lines: what a person reads in ten minutes
 
 
 def blocks(language: str) -> list[str]:
@@ -19,6 +20,10 @@ def run(*command: str, cwd: Path) -> str:
     done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= LONGEST
 
 
 def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
