@@ -103,6 +103,13 @@ def test_a_broken_link_is_seen() -> None:
     assert broken_links(ROOT / "README.md", text) == ["kronfx/README.md#nowhere", "none.md"]
 
 
+def test_the_tour_of_the_package_names_every_room() -> None:
+    package = ROOT / "kronfx"
+    folders = [room.parent for stage in ("", "deploy", "train") for room in (package / stage).glob("*/__init__.py")]
+    rooms = {f"{folder.name}/" for folder in folders} | {file.name for file in package.glob("[!_]*.py")}
+    assert rooms - set(re.findall(r"`([\w./]+)`", (package / "README.md").read_text())) == set()
+
+
 def docstrings() -> str:
     """Of the whole package, one below the other."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
