@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 WIDTH, HIDDEN, BLOCK = 128, 320, 16
 SHAPES = ((1, 1), (2, 5), (3, 17))  # batch, sequence: both are free axes of the file
-WASM = Path(__file__).parent / "wasm"
+WASM = Path(__file__).parents[1] / "wasm"
 
 # Relative to the largest output. Sums of up to 320 terms in another order: some roundings of float32 each.
 FLOAT = 64 * np.finfo(np.float32).eps
