@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import resource
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from onnx_files import factored, folded
+from models import factored, folded
 from torch import Tensor, nn
 
 import kronfx as kx
 from kronfx import deploy
-from kronfx.deploy.quiet import silence
 from kronfx.errors import ExportError, VerificationError
 
 BEFORE = b"what was there before"
+
+
 QUICK = deploy.checked("auto", False, (1,), "latency", None)
 
 
@@ -233,25 +232,3 @@ def test_a_model_that_cannot_be_copied(path: Path) -> None:
     model = small()
     model.generator = (x for x in range(3))
     assert "the model cannot be copied (TypeError" in refused(path, model, torch.randn(2, 32))
-
-
-def noisily_fail() -> None:
-    with silence():
-        print("noise")
-        logging.getLogger("torch.onnx").error("noise")
-        warnings.warn("noise", stacklevel=1)
-        raise ZeroDivisionError
-
-
-def test_silence_gives_everything_back(capsys: pytest.CaptureFixture[str], caplog: Any) -> None:
-    logging.disable(logging.DEBUG)
-    filters = warnings.filters[:]
-    with pytest.raises(ZeroDivisionError):
-        noisily_fail()
-    assert logging.root.manager.disable == logging.DEBUG
-    logging.disable(logging.NOTSET)
-    assert warnings.filters == filters
-    assert capsys.readouterr().out == ""
-    assert not caplog.records
-    print("signal")
-    assert capsys.readouterr().out == "signal\n"

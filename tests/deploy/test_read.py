@@ -1,48 +1,21 @@
-"""Reading a file back, without the torch model it came from; the records and the progress line."""
+"""Reading a file back, without the torch model it came from."""
 
 from __future__ import annotations
 
 import json
-import os
-import pty
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from models import factored, folded
 from onnx import TensorProto, helper, numpy_helper
-from onnx_files import factored, folded
 from torch import nn
 
 import kronfx as kx
 from kronfx import deploy
-from kronfx.deploy.prove.inputs import Inputs
-from kronfx.deploy.quiet import progress
-from kronfx.deploy.records.report import from_record, to_record
 from kronfx.errors import InspectError
-
-counts = st.integers(0, 2**40)
-layers = st.builds(
-    deploy.ExportedLayer,
-    st.text(),
-    counts,
-    counts,
-    st.none() | st.tuples(counts, counts),
-    st.sampled_from(["dense", "blocks", "factors"]),
-    counts,
-    counts,
-    counts,
-    counts,
-)
-
-
-@given(st.lists(layers))
-def test_the_record_reads_back_equal(entries: list[deploy.ExportedLayer]) -> None:
-    assert from_record(to_record(tuple(entries))) == tuple(entries)
 
 
 def test_a_file_of_ours_lists_what_the_report_listed(tmp_path: Path) -> None:
@@ -105,45 +78,3 @@ def test_a_damaged_record(tmp_path: Path, record: str) -> None:
     onnx.save(model, path)
     with pytest.raises(InspectError, match="a kronfx record that does not read"):
         deploy.read(path)
-
-
-def test_inputs_at_other_batch_sizes() -> None:
-    x, ids, table = torch.tensor([[1.0, 0.0, -torch.inf], [-2, 4, 1]]), torch.tensor([3, 5]), torch.randn(3, 3)
-    resized = Inputs((x, ids), {"table": table}).at_batch(5)
-    rows, new_ids = resized.args
-    assert new_ids.tolist() == [3, 5, 3, 5, 3]
-    assert resized.kwargs["table"] is table
-    wanted = x[[0, 1, 0, 1, 0]]
-    assert torch.equal(rows.sign(), wanted.sign())
-    assert (rows.abs() <= wanted.abs()).all()
-    assert (rows.abs() >= 0.799 * wanted.abs()).all()
-    assert not torch.equal(rows[0], rows[2])
-    assert Inputs((torch.zeros(2, 3),), {}).at_batch(4).args[0].all()
-
-
-def drained(descriptor: int) -> str:
-    """All that was written to a terminal whose other end is closed."""
-    shown = b""
-    try:
-        while chunk := os.read(descriptor, 4096):
-            shown += chunk
-    except OSError:  # Linux's way to say that there is no more
-        pass
-    os.close(descriptor)
-    return shown.decode()
-
-
-def test_the_status_line_is_for_terminals_only(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with progress() as step:
-        step("writing")
-    assert tuple(capfd.readouterr()) == ("", "")
-
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        monkeypatch.setenv("TERM", "xterm")
-        with progress() as step:
-            step("writing")
-    assert "export: writing" in drained(ours)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from onnx_files import answers, onnx_file, planted
+from onnx_files import onnx_file, planted
 
 import kronfx as kx
 from kronfx.deploy import pipeline
@@ -282,12 +282,3 @@ def test_examples_that_do_not_fit(tmp_path: Path, dst: Path, example: Any, found
 
 def test_factors_need_a_model(tmp_path: Path, dst: Path) -> None:
     assert "factors" in refused(simple(tmp_path / "src.onnx"), dst, lowering="factors")
-
-
-def test_a_block_that_divides_nothing_says_so(tmp_path: Path, dst: Path) -> None:
-    """All weights stay dense, which is not what the caller hoped for."""
-    src = simple(tmp_path / "src.onnx")
-    report = kx.sparsify_onnx(src, dst, block=(7, 9), tune=False)
-    assert any("7x9" in note for note in report.notes)
-    x = np.ones((2, 64), "f")
-    np.testing.assert_allclose(answers(dst, x=x)[0], answers(src, x=x)[0], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Which lowering is chosen: by name, by size, by seconds that the tests made up, by the cost model; and the timings."""
+"""Which lowering is chosen: by name, by size, by seconds that the tests made up, by the cost model."""
 
 from __future__ import annotations
 
@@ -10,34 +10,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from models import factored
 from onnx import TensorProto
-from onnx_files import answers, assert_same, constants, factored, onnx_file, ops, planted, sparse
+from onnx_files import LABEL, answers, assert_same, constants, made_up, mlp, onnx_file, ops, planted, sparse
 from torch import nn
 
 import kronfx as kx
 from kronfx.deploy.records.report import ExportReport
 from kronfx.deploy.records.timings import Timing
-from kronfx.errors import ExportError
-
-LABEL = "64x96 in 16x16, 75% zero, float32, MatMul, 2 axes"
-ROWS = (1, 128)
-
-
-def mlp(folder: Path, zero: float = 0.75) -> Path:
-    W = planted(64, 96, (16, 16), zero)
-    return onnx_file(folder / "m.onnx", [("MatMul", "x w", "y")], {"x": ["b", 96]}, {"y": ["b", 64]}, {"w": W.T})
-
-
-def made_up(
-    dense: tuple[float, ...], blocks: tuple[float, ...], rows: tuple[int, ...] = ROWS, label: str = LABEL
-) -> Any:
-    """Timings that no clock ever showed."""
-    entries = [Timing(label, "dense", n, t) for n, t in zip(rows, dense, strict=True)]
-    return kx.Timings(
-        (*entries, *(Timing(label, "blocks", n, t) for n, t in zip(rows, blocks, strict=True))), "paper", 2
-    )
 
 
 def chosen(report: ExportReport) -> list[str]:
@@ -157,119 +137,6 @@ def test_a_type_that_onnxruntime_does_not_run_stays_dense(tmp_path: Path) -> Non
     assert chosen(report) == ["dense"]
     json.dumps(report.to_dict(), allow_nan=False)
     assert kx.Timings.from_json(report.timings.to_json()) == report.timings
-
-
-entries = st.builds(
-    Timing,
-    st.text(),
-    st.sampled_from(["dense", "blocks", "factors"]),
-    st.integers(1, 2**40),
-    st.floats(1e-9, 1e6),
-)
-
-
-@given(st.builds(kx.Timings, st.lists(entries).map(tuple), st.text(), st.integers(0, 4096)))
-def test_timings_read_back_equal(timings: kx.Timings) -> None:
-    assert kx.Timings.from_json(timings.to_json()) == timings
-    json.loads(timings.to_json(), parse_constant=lambda name: pytest.fail(name))
-
-
-def test_timings_print_and_answer() -> None:
-    timings = made_up((1e-3, 2e-2), (5e-4, 1e-2))
-    assert timings.seconds(LABEL, "blocks", 128) == 1e-2
-    assert timings.seconds(LABEL, "factors", 128) is None
-    assert timings.seconds(LABEL, "blocks", 2) is None
-    for word in ("timed on paper, 2 threads", LABEL, "20.000 ms", "0.500 ms", "blocks"):
-        assert word in str(timings)
-    here = kx.Timings.here()
-    assert here.entries == ()
-    assert here.threads > 0
-
-
-def damaged(**changes: Any) -> str:
-    good = json.loads(made_up((1.0, 2.0), (1.0, 2.0)).to_json())
-    return json.dumps({**good, **changes})
-
-
-ENTRY = {"layer": "a", "lowering": "dense", "rows": 1, "seconds": 1.0}
-DAMAGED = {
-    "no JSON": "{",
-    "an empty file": "",
-    "a list": "[]",
-    "a number": "3",
-    "null": "null",
-    "a text": '"a"',
-    "deep": "[" * 100_000,
-    "another format": damaged(format="other"),
-    "another version": damaged(version=2),
-    "no entries": damaged(entries=None),
-    "entries of numbers": damaged(entries=[1]),
-    "empty entries": damaged(entries=[{}]),
-    "more than there is": damaged(entries=[{**ENTRY, "extra": 1}]),
-    "a lowering nobody knows": damaged(entries=[{**ENTRY, "lowering": "magic"}]),
-    "a list for a lowering": damaged(entries=[{**ENTRY, "lowering": []}]),
-    "rows of text": damaged(entries=[{**ENTRY, "rows": "1"}]),
-    "no seconds": damaged(entries=[{**ENTRY, "seconds": 0}]),
-    "seconds of text": damaged(entries=[{**ENTRY, "seconds": "1"}]),
-    "NaN": damaged(entries=[{**ENTRY, "seconds": float("nan")}]),
-    "infinite threads": damaged(threads=float("inf")),
-    "threads of text": damaged(threads="two"),
-}
-
-
-@pytest.mark.parametrize("kind", list(DAMAGED))
-def test_damaged_timings(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(ExportError, match="holds no timings .* leave timings out to measure anew"):
-        kx.Timings.from_json(DAMAGED[kind])
-    (tmp_path / "t.json").write_text(DAMAGED[kind])
-    with pytest.raises(ExportError, match="holds no timings"):
-        sparse(mlp(tmp_path), "auto", timings=tmp_path / "t.json")
-    assert not (tmp_path / "sparse.onnx").exists()
-
-
-def test_timings_that_are_no_text(tmp_path: Path) -> None:
-    src = mlp(tmp_path)
-    with pytest.raises(ExportError, match="timings"):
-        sparse(src, "auto", timings=src)
-    with pytest.raises(ExportError, match="No such file"):
-        sparse(src, "auto", timings=tmp_path / "missing")
-    with pytest.raises(ExportError, match="Is a directory"):
-        sparse(src, "auto", timings=tmp_path)
-    with pytest.raises(ExportError, match="timings of type int"):
-        sparse(src, "auto", timings=3)
-
-
-@pytest.mark.parametrize(
-    ("options", "found"),
-    [
-        ({"lowering": "fast"}, "one of 'auto', 'dense', 'blocks', 'factors'"),
-        ({"lowering": None}, "one of 'auto'"),
-        ({"lowering": ["blocks"]}, "one of 'auto'"),
-        ({"rows": ()}, "positive integers"),
-        ({"rows": 0}, "positive integers"),
-        ({"rows": (1, -3)}, "positive integers"),
-        ({"rows": (1.5,)}, "positive integers"),
-        ({"rows": 1.5}, "positive integers"),
-        ({"rows": None}, "positive integers"),
-        ({"rows": "1"}, "positive integers"),
-        ({"optimize_for": "speed"}, "'latency' or 'size'"),
-        ({"optimize_for": None}, "'latency' or 'size'"),
-        ({"block": 32}, "two positive integers"),
-        ({"batch_sizes": ()}, "positive integers"),
-        ({"batch_sizes": 3}, "positive integers"),
-        ({"batch_sizes": (0,)}, "positive integers"),
-        ({"batch_sizes": (1.5,)}, "positive integers"),
-        ({"batch_sizes": None}, "positive integers"),
-    ],
-)
-def test_options_that_are_none(tmp_path: Path, options: dict[str, Any], found: str) -> None:
-    src = mlp(tmp_path)
-    with pytest.raises(ExportError, match=found):
-        kx.sparsify_onnx(src, tmp_path / "out.onnx", **options)
-    if "block" not in options:
-        with pytest.raises(ExportError, match=found):
-            kx.export_onnx(nn.Linear(4, 4), tmp_path / "out.onnx", torch.randn(1, 4), **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_the_report_of_a_tuned_file(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
-from onnx_files import Node, answers, assert_same_file, onnx_file, ops, planted, sparse
+from onnx_files import FLOAT32, Node, answers, assert_same_file, onnx_file, ops, planted, sparse
 
 N = 48
-FLOAT32 = 1e-5  # single products of numbers near 1
 
 
 def three(zeros: tuple[float, ...], heights: tuple[int, ...], block: int = 8) -> dict[str, np.ndarray]:

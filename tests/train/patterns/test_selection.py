@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,66 +11,30 @@ import torch
 from models import Branching, mlp
 from oracles import dense, summed
 from torch import Tensor, nn
+from training import BLOCKS, fit, idle_optimizer, regression, teacher, with_candidates
 
 import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.layers import KroneckerLinear, candidates_of, factored_sites
-from kronfx.train import LayerwisePatternSelection, PatternSelection, Stepped
+from kronfx.train import LayerwisePatternSelection, PatternSelection
 
 EXACT = 1e-10  # relative, float64: sums of at most some hundred products
+
+
 CLOSE = 1e-5  # float32, the same sums
-BLOCKS = [(2, 2), (4, 4), (8, 8)]
-
-
-def _linear(rank: int = 1, blocks: list[tuple[int, int]] = BLOCKS, seed: int = 0, dtype=torch.float32) -> nn.Sequential:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(16, 16, dtype=dtype))
-    return kx.factorize(model, rank=rank, block=blocks)
-
-
-def _teacher(block: tuple[int, int], seed: int) -> Tensor:
-    """``W [16, 16]``, one Kronecker product with this block shape, of norm 4."""
-    generator = torch.Generator().manual_seed(seed)
-    W = torch.kron(
-        torch.randn(16 // block[0], 16 // block[1], generator=generator), torch.randn(block, generator=generator)
-    )
-    return W / W.norm() * 4
-
-
-def _fit(
-    model: nn.Module, W: Tensor, selection: PatternSelection, optimizer: torch.optim.Optimizer, steps: int
-) -> None:
-    """That many steps of it."""
-    for _ in _steps(model, W, selection, optimizer, steps):
-        pass
-
-
-def _steps(
-    model: nn.Module, W: Tensor, selection: PatternSelection, optimizer: torch.optim.Optimizer, steps: int
-) -> Iterator[None]:
-    """Regression on random rows, the loop of the documentation."""
-    generator = torch.Generator().manual_seed(3)
-    for _ in range(steps):
-        x = torch.randn(64, W.shape[1], generator=generator, dtype=W.dtype)
-        loss = (model(x) - x @ W.T).square().mean() + selection.penalty()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        selection.step()
-        yield
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_the_pattern_that_made_the_weight_survives(block: tuple[int, int], kind: str) -> None:
-    model, W = _linear(), _teacher(block, 0)
+    model, W = with_candidates(), teacher(block, 0)
     optimizer = (
         torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         if kind == "sgd"
         else torch.optim.Adam(model.parameters(), lr=0.003)
     )
     selection = PatternSelection(model, strength=0.0, optimizer=optimizer, growth=1.01)
-    steps = _steps(model, W, selection, optimizer, 1500 if kind == "adam" else 600)
+    steps = regression(model, W, selection, optimizer, 1500 if kind == "adam" else 600)
     assert any(selection.selected is not None for _ in steps)  # and no further
     assert selection.selected == block
     assert type(model[0]) is KroneckerLinear
@@ -94,7 +57,7 @@ def test_the_group_term_is_the_norm_of_whole_patterns() -> None:
 
 def test_the_gradient_of_the_group_term() -> None:
     """Against a difference quotient of the norm of the explicit weights."""
-    model = _linear(2, dtype=torch.float64)
+    model = with_candidates(2, dtype=torch.float64)
     selection = PatternSelection(model, strength=0.0, group=1.0)
     layers = candidates_of(model[0])
     unit = sum(float(x.weight.detach().square().sum()) for x in layers) / 3
@@ -111,7 +74,7 @@ def test_the_gradient_of_the_group_term() -> None:
 
 
 def test_l1_is_a_soft_threshold_at_a_held_scale() -> None:
-    model = _linear(dtype=torch.float64)
+    model = with_candidates(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     selection = PatternSelection(model, strength=0.1, group=0.0, optimizer=optimizer)
     S = [x.S.detach().clone() for x in candidates_of(model[0])]
@@ -124,11 +87,6 @@ def test_l1_is_a_soft_threshold_at_a_held_scale() -> None:
         wanted = W * share.repeat_interleave(layer.shape.n2, 1)
         torch.testing.assert_close(layer.weight.detach(), wanted, rtol=EXACT, atol=EXACT)
         assert float(layer.S.square().mean()) == pytest.approx(1, rel=EXACT)
-
-
-def _idle(model: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer whose steps move nothing without gradients."""
-    return torch.optim.SGD(model.parameters(), lr=1e-3)
 
 
 def _lose(model: nn.Module, site: str, k: int) -> None:
@@ -174,8 +132,8 @@ def test_a_loser_leaves_the_model_and_the_optimizer_at_every_layer() -> None:
 
 
 def test_what_is_left_is_an_ordinary_factored_model(tmp_path: Path) -> None:
-    model = _linear()
-    optimizer = _idle(model)
+    model = with_candidates()
+    optimizer = idle_optimizer(model)
     selection = PatternSelection(model, optimizer=optimizer)
     kept = summed([candidates_of(model[0])[2]])
     for _ in range(2):
@@ -206,7 +164,7 @@ def test_an_owner_that_keeps_its_forward_holds_candidates_too() -> None:
         model(x), x @ summed(candidates_of(factored_sites(model)["w"])).T, rtol=CLOSE, atol=CLOSE
     )
     torch.testing.assert_close(kx.fold(model)(x), model(x), rtol=CLOSE, atol=CLOSE)
-    optimizer = _idle(model)
+    optimizer = idle_optimizer(model)
     selection = PatternSelection(model)  # it finds the optimizer
     _lose(model, "w", 0)
     selection.penalty()
@@ -234,38 +192,16 @@ def test_every_layer_may_select_for_itself() -> None:
 
 def test_all_collapsing_warns_eases_off_and_leaves_a_model() -> None:
     """A group term far too strong for the task: without easing off every norm goes to zero."""
-    model, W = _linear(), _teacher((4, 4), 0)
+    model, W = with_candidates(), teacher((4, 4), 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     selection = PatternSelection(model, strength=0.0, group=100.0, optimizer=optimizer)
     with pytest.warns(UserWarning, match="all patterns are collapsing"):
-        _fit(model, W, selection, optimizer, 1500)
+        fit(model, W, selection, optimizer, 1500)
     assert float(summed(candidates_of(model[0])).norm()) > 0.5 * float(W.norm())
 
 
-def test_a_resumed_selection_comes_to_the_same_numbers(tmp_path: Path) -> None:
-    W = _teacher((4, 4), 0)
-
-    def start(model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer, PatternSelection]:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-        group = Stepped(0.05, add=0.01, every=20)
-        return model, optimizer, PatternSelection(model, group=group, optimizer=optimizer)
-
-    model, optimizer, selection = start(_linear(seed=1))
-    _fit(model, W, selection, optimizer, 30)
-    kx.save(model, tmp_path / "saved")
-    state = selection.state_dict()
-    other, its_optimizer, its_selection = start(kx.load(nn.Sequential(nn.Linear(16, 16)), tmp_path / "saved"))
-    its_selection.load_state_dict(state)
-    for each in ((model, selection, optimizer), (other, its_selection, its_optimizer)):
-        _fit(each[0], W, each[1], each[2], 30)
-    assert selection.norms() == its_selection.norms()
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
-    with pytest.raises(TrainError, match="the same candidates"):
-        PatternSelection(_linear(rank=2)).load_state_dict(state)
-
-
 def test_a_loss_without_the_penalty_is_told_once() -> None:
-    model = _linear()
+    model = with_candidates()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     selection = PatternSelection(model, optimizer=optimizer)
     with warnings.catch_warnings(record=True) as caught:
@@ -277,67 +213,3 @@ def test_a_loss_without_the_penalty_is_told_once() -> None:
     assert [str(w.message).partition(";")[0] for w in caught if "group term" in str(w.message)] == [
         "train: the group term is in no loss, so that no pattern can lose"
     ]
-
-
-def test_what_is_refused() -> None:
-    with pytest.raises(TrainError, match="no layer of the model has candidates"):
-        PatternSelection(kx.factorize(mlp(8, 8), rank=1, block=(2, 2)))
-    frozen = _linear()
-    candidates_of(frozen[0])[1].S.requires_grad_(False)
-    with pytest.raises(TrainError, match="S of a candidate is frozen"):
-        PatternSelection(frozen)
-    with pytest.raises(TrainError, match="in no parameter group"):
-        PatternSelection(_linear(), optimizer=torch.optim.SGD(mlp(2, 2).parameters(), lr=0.1))
-    for growth in (0.5, "1", None, True):
-        with pytest.raises(TrainError, match="growth="):
-            PatternSelection(_linear(), growth=growth)
-    with pytest.raises(TrainError, match="candidates on the meta device; needed values"):
-        PatternSelection(_linear().to("meta"))
-    with pytest.raises(TrainError, match="group=-1.0"):
-        PatternSelection(_linear(), group=-1.0)
-    model = _linear()
-    selection = PatternSelection(model)
-    selection.penalty()
-    with pytest.raises(TrainError, match="no optimizer has stepped the parameters that PatternSelection acts on"):
-        selection.step()
-    with torch.no_grad():
-        candidates_of(model[0])[0].A.fill_(float("nan"))
-    selection.penalty()
-    _idle(model).step()
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(TrainError, match="NaN or infinite factors"):
-        selection.step()
-    assert all(a.equal(b) for name, a in before.items() if not name.endswith("0.A") for b in [model.state_dict()[name]])
-    zero = _linear()
-    zero.load_state_dict({name: torch.zeros_like(value) for name, value in zero.state_dict().items()})
-    with pytest.raises(TrainError, match="finite ones that are not all zero"):
-        PatternSelection(zero)
-
-
-def _two() -> nn.Sequential:
-    torch.manual_seed(0)
-    return kx.factorize(mlp(16, 16, 8), rank=1, block=[(2, 2), (4, 4)])
-
-
-def test_the_norms_of_layers_that_choose_alone_have_names_of_their_own() -> None:
-    assert list(LayerwisePatternSelection(_two()).norms()) == ["0 2x2", "0 4x4", "2 2x2", "2 4x4"]
-    assert list(PatternSelection(_two()).norms()) == ["2x2", "4x4"]
-
-
-def test_a_state_of_another_kind_of_choice_or_none_is_refused() -> None:
-    state = LayerwisePatternSelection(_two()).state_dict()
-    with pytest.raises(TrainError, match="a saved state of other choices; .* LayerwisePatternSelection"):
-        PatternSelection(_two()).load_state_dict(state)
-    for none in (None, {"sites": state["sites"]}):
-        with pytest.raises(TrainError, match="a saved state without .*contests; needed one with sites"):
-            PatternSelection(_two()).load_state_dict(none)
-
-
-def test_a_resumed_selection_that_steps_is_not_told_that_it_never_did() -> None:
-    model, W = _linear(), _teacher((2, 2), 0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    selection = PatternSelection(model, optimizer=optimizer)
-    selection.load_state_dict(PatternSelection(_linear()).state_dict())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        _fit(model, W, selection, optimizer, 110)
