@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import models
 import pytest
 import torch
+from disk import no_file_beyond
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -234,12 +234,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     at = tmp_path / "at"
     small, large = moved(kx.factorize(models.Odd())), nn.Linear(256, 256)
     save(small, at)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="^checkpoint: .*cannot write.*; needed "):
-            save(large, at)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_beyond(100_000), pytest.raises(CheckpointError, match="^checkpoint: .*cannot write.*; needed "):
+        save(large, at)
     assert [path.name for path in tmp_path.iterdir()] == ["at"]
     assert_same(load(models.Odd(), at), small, torch.randn(2, 37))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from disk import no_file_beyond
 from models import factored, folded
 from torch import Tensor, nn
 
@@ -141,12 +141,8 @@ def test_an_interrupt_leaves_nothing_behind(path: Path) -> None:
 def test_a_full_disk(path: Path) -> None:
     """The system refuses the write half way through: here because no file may grow past 4 KiB."""
     model = nn.Sequential(nn.Linear(64, 64))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
+    with no_file_beyond(4096):
         sentence = refused(path, model, torch.randn(2, 64))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "File too large" in sentence
 
 

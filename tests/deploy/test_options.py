@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from onnx_files import mlp
+from onnx_files import product
 from torch import nn
 
 import kronfx as kx
@@ -38,7 +38,7 @@ from kronfx.errors import ExportError
     ],
 )
 def test_options_that_are_none(tmp_path: Path, options: dict[str, Any], found: str) -> None:
-    src = mlp(tmp_path)
+    src = product(tmp_path / "m.onnx")
     with pytest.raises(ExportError, match=found):
         kx.sparsify_onnx(src, tmp_path / "out.onnx", **options)
     if "block" not in options:

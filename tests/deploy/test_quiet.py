@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from models import folded
-from onnx_files import export, simple
+from onnx_files import export, product
 from torch import nn
 
 import kronfx as kx
@@ -71,7 +71,7 @@ def test_silence_gives_everything_back(capsys: pytest.CaptureFixture[str], caplo
 
 
 def test_a_file_made_sparse_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: Any) -> None:
-    kx.sparsify_onnx(simple(tmp_path), tmp_path / "out.onnx", rows=1)
+    kx.sparsify_onnx(product(tmp_path / "m.onnx"), tmp_path / "out.onnx", rows=1)
     assert tuple(capfd.readouterr()) == ("", "")
     assert not recwarn.list
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from models import factored, folded
-from onnx import TensorProto, helper, numpy_helper
+from onnx_files import onnx_file
 from torch import nn
 
 import kronfx as kx
@@ -33,20 +33,18 @@ def test_a_file_of_ours_lists_what_the_report_listed(tmp_path: Path) -> None:
 
 
 def test_a_plain_file_lists_its_constant_matrices(tmp_path: Path) -> None:
-    def constant(name: str, *dims: int) -> TensorProto:
-        return numpy_helper.from_array(np.zeros(dims, np.float32), name)
-
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 8]) for name in "xy")
-    nodes = [
-        helper.make_node("MatMul", ["x", "right"], ["a"]),
-        helper.make_node("Gemm", ["a", "turned", "bias"], ["c"], transB=1),
-        helper.make_node("Gemm", ["c", "straight"], ["d"]),
-        helper.make_node("MatMul", ["left", "d"], ["y"]),
-    ]
-    weights = [constant("right", 8, 6), constant("turned", 5, 6), constant("bias", 1, 5), constant("straight", 5, 8)]
-    graph = helper.make_graph(nodes, "g", [x], [y], [*weights, constant("left", 3, 3)])
-    path = tmp_path / "plain.onnx"
-    onnx.save(helper.make_model(graph, producer_name="someone"), path)
+    nodes = """
+        a = MatMul(x, right)
+        c = Gemm<transB = 1>(a, turned, bias)
+        d = Gemm(c, straight)
+        y = MatMul(left, d)
+    """
+    shapes = {"right": (8, 6), "turned": (5, 6), "bias": (1, 5), "straight": (5, 8), "left": (3, 3)}
+    weights = {name: np.zeros(shape, "f") for name, shape in shapes.items()}
+    path = onnx_file(tmp_path / "plain.onnx", "float[3, 8] x => float[3, 8] y", nodes, **weights)
+    model = onnx.load(path)
+    model.producer_name = "someone"
+    onnx.save(model, path)
     summary = deploy.read(path)
     found = {layer.site: (layer.m, layer.n, layer.bytes) for layer in summary.layers}
     assert found == {"right": (6, 8, 192), "turned": (5, 6, 120), "straight": (8, 5, 160), "left": (3, 3, 36)}

@@ -5,11 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_files import answers, assert_same, constants, evaluated, planted, run, runtime_ops, simple, sparse
+from onnx_files import (
+    SMALL,
+    answers,
+    assert_same,
+    constants,
+    evaluated,
+    normal,
+    planted,
+    product,
+    run,
+    runtime_ops,
+    sparse,
+)
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
@@ -147,13 +158,13 @@ def test_a_file_of_our_own(encoder: tuple[nn.Module, Path], tmp_path: Path, firs
 def test_float16_by_onnxruntimes_own_converter(tmp_path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    src = simple(tmp_path)
+    src = product(tmp_path / "m.onnx")
     onnx.save(convert_float_to_float16(onnx.load(src), keep_io_types=True), src)
     dst, report = sparse(src, verify=True)
     assert report.tolerance == 2e-2
     assert [(layer.lowering, layer.dense_bytes) for layer in report.layers] == [("blocks", 2 * 48 * 64)]
-    x = np.random.default_rng(0).standard_normal((3, 64)).astype("f")
-    assert_same(answers(dst, x=x)[0], x.astype(float) @ planted(48, 64, (8, 8)).T, 1e-2)
+    x = normal(3, 64)
+    assert_same(answers(dst, x=x)[0], x.astype(float) @ SMALL.T, 1e-2)
 
 
 def test_a_convolutional_network_exported_by_torch(tmp_path: Path) -> None:

@@ -10,17 +10,19 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx_files import answers, assert_same, planted, simple, sparse
+from onnx_files import SMALL, answers, assert_same, normal, planted, product, sparse
 
 import kronfx as kx
 from kronfx import deploy
 from kronfx.deploy import pipeline
 from kronfx.deploy.write import save
 
+LARGE = planted(480, 640)
+
 
 def test_the_same_path_twice(tmp_path: Path) -> None:
-    path = simple(tmp_path)
-    x = np.random.default_rng(0).standard_normal((3, 64)).astype("f")
+    path = product(tmp_path / "m.onnx")
+    x = normal(3, 64)
     (wanted,), size = answers(path, x=x), path.stat().st_size
     report = kx.sparsify_onnx(path, path, lowering="blocks", tune=False)
     assert report.bytes == path.stat().st_size < size
@@ -29,7 +31,7 @@ def test_the_same_path_twice(tmp_path: Path) -> None:
 
 
 def test_a_link_is_followed_and_kept(tmp_path: Path) -> None:
-    src, link = simple(tmp_path), tmp_path / "link.onnx"
+    src, link = product(tmp_path / "m.onnx"), tmp_path / "link.onnx"
     (tmp_path / "real").mkdir()
     link.symlink_to(tmp_path / "real" / "model.onnx")
     report = kx.sparsify_onnx(str(src), str(link), verify=False, tune=False)
@@ -45,7 +47,7 @@ def external(src: Path) -> Path:
 
 
 def test_a_source_with_external_data(tmp_path: Path) -> None:
-    src = simple(tmp_path)
+    src = product(tmp_path / "m.onnx")
     data = external(src)
     before = src.read_bytes(), data.read_bytes()
     (tmp_path / "out").mkdir()
@@ -54,21 +56,21 @@ def test_a_source_with_external_data(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["m.onnx"]
     assert report.bytes == (tmp_path / "out" / "m.onnx").stat().st_size
     data.unlink()
-    x = np.random.default_rng(0).standard_normal((3, 64)).astype("f")
-    assert_same(answers(tmp_path / "out" / "m.onnx", x=x)[0], x.astype(float) @ planted(48, 64, (8, 8)).T, 1e-5)
+    x = normal(3, 64)
+    assert_same(answers(tmp_path / "out" / "m.onnx", x=x)[0], x.astype(float) @ SMALL.T, 1e-5)
 
 
 def test_external_data_over_itself(tmp_path: Path) -> None:
-    src = simple(tmp_path)
+    src = product(tmp_path / "m.onnx")
     external(src)
     kx.sparsify_onnx(src, src, lowering="blocks", tune=False)
-    x = np.random.default_rng(0).standard_normal((3, 64)).astype("f")
-    assert_same(answers(src, x=x)[0], x.astype(float) @ planted(48, 64, (8, 8)).T, 1e-5)
+    x = normal(3, 64)
+    assert_same(answers(src, x=x)[0], x.astype(float) @ SMALL.T, 1e-5)
 
 
 def test_a_model_past_the_limit_of_one_file(tmp_path: Path) -> None:
     """With the limit lowered: weights go beside the file, and the pair is one model."""
-    src = simple(tmp_path, m=480, n=640)
+    src = product(tmp_path / "m.onnx", LARGE)
     dst, _ = sparse(src, "dense")
     model, out = ir.load(dst), tmp_path / "out" / "large.onnx"
     out.parent.mkdir()
@@ -77,27 +79,27 @@ def test_a_model_past_the_limit_of_one_file(tmp_path: Path) -> None:
     assert size == sum(path.stat().st_size for path in out.parent.iterdir())
     assert out.stat().st_size < 10_000 < out.with_name("large.onnx.data").stat().st_size
     onnx.checker.check_model(str(out), full_check=True)
-    x = np.random.default_rng(0).standard_normal((3, 640)).astype("f")
-    assert_same(answers(out, x=x)[0], x.astype(float) @ planted(480, 640, (8, 8)).T, 1e-5)
+    x = normal(3, 640)
+    assert_same(answers(out, x=x)[0], x.astype(float) @ LARGE.T, 1e-5)
     small = tmp_path / "small.onnx"
     assert save(ir.load(dst), small, small, limit=2**24 + 2**21) == small.stat().st_size
 
 
 def test_a_large_model_is_verified_and_moved_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "save", lambda model, path, target: save(model, path, target, limit=2**24 + 1000))
-    src, out = simple(tmp_path, m=480, n=640), tmp_path / "out" / "large.onnx"
+    src, out = product(tmp_path / "m.onnx", LARGE), tmp_path / "out" / "large.onnx"
     out.parent.mkdir()
     report = kx.sparsify_onnx(src, out, lowering="blocks", rows=1)
     assert report.max_error is not None
     assert sorted(path.name for path in out.parent.iterdir()) == ["large.onnx", "large.onnx.data"]
     assert report.bytes == sum(path.stat().st_size for path in out.parent.iterdir())
-    x = np.random.default_rng(0).standard_normal((3, 640)).astype("f")
-    assert_same(answers(out, x=x)[0], x.astype(float) @ planted(480, 640, (8, 8)).T, 1e-5)
+    x = normal(3, 640)
+    assert_same(answers(out, x=x)[0], x.astype(float) @ LARGE.T, 1e-5)
     assert [layer.lowering for layer in deploy.read(out).layers] == ["blocks"]
 
 
 def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
-    src = simple(tmp_path)
+    src = product(tmp_path / "m.onnx")
     model = onnx.load(src)
     entry = model.metadata_props.add()
     entry.key, entry.value = "license", "mine"
@@ -111,7 +113,7 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
 
 
 def test_sessions_of_the_caller_go_on(tmp_path: Path) -> None:
-    src = simple(tmp_path)
+    src = product(tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(str(src), providers=["CPUExecutionProvider"])
     x = np.ones((2, 64), "f")
     before = copy.deepcopy(session.run(None, {"x": x}))

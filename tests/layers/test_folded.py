@@ -6,8 +6,6 @@ The oracle is the dense model itself: what a tool makes of it, it makes of the f
 from __future__ import annotations
 
 import copy
-import io
-import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from citizens import by_pickle, by_torch_save
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules, quantize_dynamic
 from torch.fx.experimental.optimization import fuse
@@ -79,17 +78,6 @@ def test_a_tool_makes_of_it_what_it_makes_of_the_dense_model(name: str) -> None:
         assert kinds(made) == kinds(tool(dense()))
     atol = 0.05 if name == "quantize_dynamic" else 1e-5  # 8 bits of weights and activations of order 1
     torch.testing.assert_close(made(example()), wanted, rtol=1e-4, atol=atol)
-
-
-def by_pickle(model: nn.Module) -> nn.Module:
-    return pickle.loads(pickle.dumps(model))  # type: ignore[no-any-return]
-
-
-def by_torch_save(model: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)  # type: ignore[no-any-return]
 
 
 KEEPING: dict[str, Tool] = {

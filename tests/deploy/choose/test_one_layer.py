@@ -23,7 +23,7 @@ def test_a_layer_on_its_own_computes_its_product(tmp_path: Path, name: str, lowe
     W, bias = planted(12, 20, (4, 4), 0.5), np.arange(12, dtype=np.float32)
     if name.startswith("8 bits"):
         W = np.round(40 * W).astype(np.int8)
-        src = integer_file(tmp_path, W, np.array(0, np.int8), ["b", "s"] if "seq" in name else ["b"])
+        src = integer_file(tmp_path, W, np.array(0, np.int8), "b, s" if "seq" in name else "b")
     else:
         src = written(tmp_path, SPELLINGS[name], W, bias)
     model = read_source(src).model

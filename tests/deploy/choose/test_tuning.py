@@ -6,13 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
 from models import factored
-from onnx import TensorProto
-from onnx_files import LABEL, answers, assert_same, constants, made_up, mlp, onnx_file, ops, planted, sparse
+from onnx_files import (
+    LABEL,
+    TIMED,
+    answers,
+    assert_same,
+    constants,
+    made_up,
+    normal,
+    onnx_file,
+    ops,
+    planted,
+    product,
+    sparse,
+)
 from torch import nn
 
 import kronfx as kx
@@ -42,7 +53,7 @@ def test_the_choice_follows_the_seconds(
     tmp_path: Path, dense: tuple[float, ...], blocks: tuple[float, ...], winner: str
 ) -> None:
     timings = made_up(dense, blocks)
-    dst, report = sparse(mlp(tmp_path), "auto", tune=True, timings=timings)
+    dst, report = sparse(product(tmp_path / "m.onnx", TIMED), "auto", tune=True, timings=timings)
     assert chosen(report) == [winner]
     assert (len([op for op in ops(dst) if op == "MatMul"]) > 1) == (winner == "blocks")
     assert report.timings.entries == timings.entries  # nothing was timed again
@@ -50,11 +61,13 @@ def test_the_choice_follows_the_seconds(
 
 def test_nothing_is_timed_twice(tmp_path: Path) -> None:
     """Three layers, two of them alike; what is known already stays as it was."""
-    weights = {"a": planted(96, 96, (16, 16), 0.5, 1), "b": planted(96, 96, (16, 16), 0.5, 2)}
-    weights["c"] = planted(64, 96, (16, 16), 0.75)
-    nodes = [("MatMul", "x a", "p"), ("MatMul", "p b", "q"), ("MatMul", "q c", "y")]
-    transposed = {name: W.T for name, W in weights.items()}
-    src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["n", 96]}, {"y": ["n", 64]}, transposed)
+    nodes = """
+        p = MatMul(x, a)
+        q = MatMul(p, b)
+        y = MatMul(q, c)
+    """
+    weights = {"a": planted(96, 96, (16, 16), 0.5, 1).T, "b": planted(96, 96, (16, 16), 0.5, 2).T, "c": TIMED.T}
+    src = onnx_file(tmp_path / "m.onnx", "float[n, 96] x => float[n, 64] y", nodes, **weights)
     known = made_up((3.0,), (1.0,), (1,))
     _, report = sparse(src, "auto", tune=True, rows=(1, 2), timings=known)
     keys = [(entry.layer, entry.lowering, entry.rows) for entry in report.timings.entries]
@@ -90,9 +103,11 @@ def test_factors_are_timed_like_the_rest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
 def test_what_is_asked_for_needs_no_clock(tmp_path: Path, lowering: str) -> None:
-    _, report = sparse(mlp(tmp_path), lowering, tune=True, timings=made_up((1.0, 1.0), (3.0, 0.1)))
+    _, report = sparse(
+        product(tmp_path / "m.onnx", TIMED), lowering, tune=True, timings=made_up((1.0, 1.0), (3.0, 0.1))
+    )
     assert chosen(report) == [lowering]
-    _, report = sparse(mlp(tmp_path), lowering, tune=True)
+    _, report = sparse(product(tmp_path / "m.onnx", TIMED), lowering, tune=True)
     assert report.timings.entries == ()
 
 
@@ -100,17 +115,13 @@ def test_without_a_clock_a_cost_model_decides(tmp_path: Path) -> None:
     """Hardly anything left of a large weight: blocks. Hardly anything missing of a small one: dense."""
     W, V = planted(1024, 1024, (32, 32), 0.95), planted(32, 32, (4, 4), 0.1)
     for matrix, winner in ((W, "blocks"), (V, "dense")):
-        m, n = matrix.shape
-        src = onnx_file(
-            tmp_path / "m.onnx", [("MatMul", "x w", "y")], {"x": ["b", n]}, {"y": ["b", m]}, {"w": matrix.T}
-        )
-        _, report = sparse(src, "auto")
+        _, report = sparse(product(tmp_path / "m.onnx", matrix), "auto")
         assert chosen(report) == [winner]
         assert report.timings.entries == ()
 
 
 def test_the_smallest_file(tmp_path: Path) -> None:
-    src = mlp(tmp_path)
+    src = product(tmp_path / "m.onnx", TIMED)
     sizes = {name: sparse(src, name)[1].layers[0].bytes for name in ("dense", "blocks")}
     _, report = sparse(src, "auto", optimize_for="size", tune=True, timings=made_up((1.0, 1.0), (0.1, 0.1)))
     assert report.layers[0].bytes == min(sizes.values())
@@ -128,11 +139,7 @@ def test_of_files_as_small_the_one_of_less_work(tmp_path: Path, shape: tuple[int
 
 
 def test_a_type_that_onnxruntime_does_not_run_stays_dense(tmp_path: Path) -> None:
-    W = planted(64, 96, (16, 16)).T.astype(ir.DataType.BFLOAT16.numpy())
-    types = dict.fromkeys("xy", TensorProto.BFLOAT16)
-    src = onnx_file(
-        tmp_path / "m.onnx", [("MatMul", "x w", "y")], {"x": ["b", 96]}, {"y": ["b", 64]}, {"w": W}, types, opset=20
-    )
+    src = product(tmp_path / "m.onnx", TIMED.astype(ir.DataType.BFLOAT16.numpy()))
     _, report = sparse(src, "auto", tune=True, rows=1)
     assert chosen(report) == ["dense"]
     json.dumps(report.to_dict(), allow_nan=False)
@@ -140,7 +147,7 @@ def test_a_type_that_onnxruntime_does_not_run_stays_dense(tmp_path: Path) -> Non
 
 
 def test_the_report_of_a_tuned_file(tmp_path: Path) -> None:
-    report = kx.sparsify_onnx(mlp(tmp_path), tmp_path / "dense.onnx", rows=1, batch_sizes=(1, 3))
+    report = kx.sparsify_onnx(product(tmp_path / "m.onnx", TIMED), tmp_path / "dense.onnx", rows=1, batch_sizes=(1, 3))
     assert report.bytes == (tmp_path / "dense.onnx").stat().st_size
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense.onnx", "m.onnx"]
     assert [run.batch for run in report.latency] == [1, 3]
@@ -157,12 +164,12 @@ def test_the_report_of_a_tuned_file(tmp_path: Path) -> None:
 def test_a_file_that_is_slower_as_a_whole_runs_dense(tmp_path: Path) -> None:
     """Made-up seconds praise blocks where they cannot be fast: 2x2 blocks, hardly one of them zero."""
     W = planted(256, 256, (2, 2), 0.05)
-    src = onnx_file(tmp_path / "m.onnx", [("MatMul", "x w", "y")], {"x": ["b", 256]}, {"y": ["b", 256]}, {"w": W.T})
+    src = product(tmp_path / "m.onnx", W)
     label = "256x256 in 2x2, 5% zero, float32, MatMul, 2 axes"
     timings = made_up((1.0,), (0.01,), (1,), label)
     report = kx.sparsify_onnx(src, tmp_path / "out.onnx", rows=1, timings=timings, block=(2, 2), batch_sizes=(32,))
     assert report.timings.entries == timings.entries
     assert chosen(report) == ["dense"]
     assert "slower as a whole" in str(report)
-    x = np.random.default_rng(0).standard_normal((3, 256)).astype("f")
+    x = normal(3, 256)
     assert_same(answers(tmp_path / "out.onnx", x=x)[0], x.astype(float) @ W.T, 1e-5)

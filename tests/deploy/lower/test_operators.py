@@ -10,16 +10,16 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
-from onnx_files import N, Node, lowered, weight
+from onnx_files import N, axes, lowered, normal, weight
 
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+SEQUENCES = "float[b, s, 48] y"
 
 
 def test_q_k_and_v_share_one_transpose(tmp_path: Path) -> None:
-    nodes: list[Node] = [("MatMul", f"x w{i}", f"y{i}") for i in range(3)]
-    out = {f"y{i}": ["b", "s", N] for i in range(3)}
-    found = lowered(tmp_path, nodes, out, {f"w{i}": weight(i) for i in range(3)})
+    out = ", ".join(f"float[b, s, 48] {name}" for name in "qkv")
+    weights = {f"w{name}": weight(i) for i, name in enumerate("qkv")}
+    _, found = lowered(tmp_path, out, *(f"{name} = MatMul(x, w{name})" for name in "qkv"), **weights)
     assert found.count("Transpose") == 1 + 3  # one in, one a result
 
 
@@ -27,185 +27,174 @@ def test_q_k_and_v_share_one_transpose(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zero", [0.6, 0.95])
 def test_nothing_is_transposed_between_two_layers(tmp_path: Path, activation: str, zero: float) -> None:
     """With 95% of the blocks zero whole rows are missing: what is not computed has to be f(0 + bias) all the same."""
-    nodes: list[Node] = [
-        ("MatMul", "x w1", "a"),
-        ("Add", "c1 a", "h"),
-        (activation, "h", "r"),
-        ("MatMul", "r w2", "b"),
-        ("Add", "b c2", "y"),
-    ]
-    rng = np.random.default_rng(0)
-    constants = {
-        "w1": weight(1, 96, N, zero),
-        "w2": weight(2, N, 96, zero),
-        "c1": rng.standard_normal(96).astype("f"),
-        "c2": rng.standard_normal(N).astype("f"),
-    }
-    assert lowered(tmp_path, nodes, {"y": ["b", "s", N]}, constants).count("Transpose") == 2
+    nodes = f"""
+        a = MatMul(x, w1)
+        h = Add(c1, a)
+        r = {activation}(h)
+        b = MatMul(r, w2)
+        y = Add(b, c2)
+    """
+    weights = {"w1": weight(1, 96, N, zero), "w2": weight(2, N, 96, zero), "c1": normal(96), "c2": normal(N, seed=1)}
+    assert lowered(tmp_path, SEQUENCES, nodes, **weights)[1].count("Transpose") == 2
 
 
 @pytest.mark.parametrize("activation", ["Exp", "Sigmoid", "Relu"])
 def test_rows_that_are_not_there_have_values_too(tmp_path: Path, activation: str) -> None:
     """Without a bias a missing row is f(0), which need not be zero."""
-    constants = {"w1": weight(1, 96, N, 0.97), "w2": weight(2, N, 96)}
-    nodes: list[Node] = [("MatMul", "x w1", "h"), (activation, "h", "r"), ("MatMul", "r w2", "y")]
-    lowered(tmp_path, nodes, {"y": ["b", "s", N]}, constants)
-    lowered(tmp_path, nodes[:2], {"r": ["b", "s", 96]}, constants)
+    first = f"""
+        h = MatMul(x, w1)
+        r = {activation}(h)
+    """
+    weights = {"w1": weight(1, 96, N, 0.97), "w2": weight(2, N, 96)}
+    lowered(tmp_path, SEQUENCES, first, "y = MatMul(r, w2)", **weights)
+    lowered(tmp_path, "float[b, s, 96] r", first, **weights)
 
 
 def test_a_decomposed_gelu(tmp_path: Path) -> None:
-    nodes: list[Node] = [
-        ("MatMul", "x w1", "h"),
-        ("Div", "h root", "d"),
-        ("Erf", "d", "e"),
-        ("Add", "e one", "p"),
-        ("Mul", "h p", "hp"),
-        ("Mul", "half hp", "g"),
-        ("MatMul", "g w2", "y"),
-    ]
-    scalars = {"root": np.sqrt(2), "one": np.ones(1), "half": np.full((1, 1, 1), 0.5)}
-    constants = {"w1": weight(1), "w2": weight(2), **{name: value.astype("f") for name, value in scalars.items()}}
-    assert lowered(tmp_path, nodes, {"y": ["b", "s", N]}, constants).count("Transpose") == 2
+    nodes = """
+        h = MatMul(x, w1)
+        d = Div(h, root)
+        e = Erf(d)
+        p = Add(e, one)
+        hp = Mul(h, p)
+        g = Mul(half, hp)
+        y = MatMul(g, w2)
+    """
+    scalars = {"root": np.array(2**0.5, "f"), "one": np.ones(1, "f"), "half": np.full((1, 1, 1), 0.5, "f")}
+    _, found = lowered(tmp_path, SEQUENCES, nodes, w1=weight(1), w2=weight(2), **scalars)
+    assert found.count("Transpose") == 2
 
 
 @pytest.mark.parametrize(
-    "dims", [("b", "s", N), ("b", N), (1, N), (3, N), (1, 1, N), (1, 40, N), ("b", 7, N), (2, "s", N)]
+    "dims", ["b, s, 48", "b, 48", "1, 48", "3, 48", "1, 1, 48", "1, 40, 48", "b, 7, 48", "2, s, 48"]
 )
-def test_residual_sums(tmp_path: Path, dims: tuple[Any, ...]) -> None:
-    nodes: list[Node] = [
-        ("MatMul", "x w1", "a"),
-        ("Add", "a x", "h"),
-        ("MatMul", "h w2", "b"),
-        ("Add", "h b", "k"),
-        ("Sub", "a b", "d"),
-        ("Mul", "k d", "y"),
-    ]
-    lowered(tmp_path, nodes, {"y": dims}, {"w1": weight(1), "w2": weight(2)}, dims)
+def test_residual_sums(tmp_path: Path, dims: str) -> None:
+    nodes = """
+        a = MatMul(x, w1)
+        h = Add(a, x)
+        b = MatMul(h, w2)
+        k = Add(h, b)
+        d = Sub(a, b)
+        y = Mul(k, d)
+    """
+    lowered(tmp_path, f"float[{dims}] y", nodes, dims=dims, w1=weight(1), w2=weight(2))
 
 
 def test_residual_sums_before_a_normalization(tmp_path: Path) -> None:
-    nodes: list[Node] = [
-        ("MatMul", "x w1", "a"),
-        ("Add", "a x", "h"),
-        ("LayerNormalization", "h g c", "n"),
-        ("MatMul", "n w2", "b"),
-        ("Relu", "b", "r"),
-        ("MatMul", "r w3", "d"),
-        ("Add", "n d", "k"),
-        ("LayerNormalization", "k g c", "y"),
-    ]
-    rng = np.random.default_rng(0)
-    constants = {f"w{i}": weight(i) for i in (1, 2, 3)}
-    constants |= {name: rng.standard_normal(N).astype("f") for name in "gc"}
-    found = lowered(tmp_path, nodes, {"y": ["b", "s", N]}, constants)
+    nodes = """
+        a = MatMul(x, w1)
+        h = Add(a, x)
+        n = LayerNormalization(h, g, c)
+        b = MatMul(n, w2)
+        r = Relu(b)
+        d = MatMul(r, w3)
+        k = Add(n, d)
+        y = LayerNormalization(k, g, c)
+    """
+    weights = {"w1": weight(1), "w2": weight(2), "w3": weight(3), "g": normal(N), "c": normal(N, seed=1)}
+    _, found = lowered(tmp_path, SEQUENCES, nodes, **weights)
     assert found.count("LayerNormalization") == 2
     assert found.count("Transpose") <= 5
 
 
-def operands() -> dict[str, tuple[list[Any], np.ndarray]]:
-    """What can meet ``h [b, s, 48]`` in an element-wise operator, as constants of all shapes."""
-    rng = np.random.default_rng(0)
-    shapes = {
-        "a vector": [N],
-        "a row": [1, N],
-        "a plane": [1, 1, N],
-        "a scalar": [],
-        "a one": [1],
-        "many ones": [1, 1, 1],
-        "a column": [5, 1],
-        "a column of rows": [5, N],
-        "a batch": [2, 1, 1],
-        "a batch of vectors": [2, 1, N],
-        "a batch of columns": [2, 5, 1],
-        "everything": [2, 5, N],
-        "more axes": [3, 1, 1, N],
-        "four ones": [1, 1, 1, 1],
-    }  # fmt: skip
-    return {name: (shape, rng.standard_normal(shape).astype("f")) for name, shape in shapes.items()}
+OPERANDS = {
+    "a vector": (N,),
+    "a row": (1, N),
+    "a plane": (1, 1, N),
+    "a scalar": (),
+    "a one": (1,),
+    "many ones": (1, 1, 1),
+    "a column": (5, 1),
+    "a column of rows": (5, N),
+    "a batch": (2, 1, 1),
+    "a batch of vectors": (2, 1, N),
+    "a batch of columns": (2, 5, 1),
+    "everything": (2, 5, N),
+    "more axes": (3, 1, 1, N),
+    "four ones": (1, 1, 1, 1),
+}
 
 
 @pytest.mark.parametrize("op", ["Add", "Mul"])
-@pytest.mark.parametrize("name", list(operands()))
+@pytest.mark.parametrize("name", OPERANDS)
 @pytest.mark.parametrize("first", [True, False])
 def test_operands_of_every_shape(tmp_path: Path, op: str, name: str, first: bool) -> None:
-    shape, value = operands()[name]
-    rank = max(3, len(shape))
-    nodes: list[Node] = [("MatMul", "x w1", "h"), (op, "k h" if first else "h k", "p"), ("MatMul", "p w2", "y")]
-    out = {"y": [None] * (rank - 1) + [N]}
-    lowered(tmp_path, nodes, out, {"w1": weight(1), "w2": weight(2), "k": value})
+    """What can meet ``h [b, s, 48]`` in an element-wise operator, as constants of all shapes."""
+    shape = OPERANDS[name]
+    nodes = f"""
+        h = MatMul(x, w1)
+        p = {op}({"k, h" if first else "h, k"})
+        y = MatMul(p, w2)
+    """
+    out = f"float[{axes(*[None] * (max(3, len(shape)) - 1), N)}] y"
+    lowered(tmp_path, out, nodes, w1=weight(1), w2=weight(2), k=np.asarray(normal(*shape)))
 
 
 def test_three_operands_and_bounds(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    nodes: list[Node] = [
-        ("MatMul", "x w1", "h"),
-        ("MatMul", "x w2", "k"),
-        ("Max", "h k v", "a"),
-        ("Min", "a x one", "b"),
-        ("Clip", "b low", "d"),
-        ("Clip", "d  high", "e"),
-        ("Pow", "e two", "f"),
-        ("MatMul", "f w3", "y"),
-    ]
-    nodes[5] = ("Clip", "d low high", "e")
-    constants = {f"w{i}": weight(i) for i in (1, 2, 3)}
-    constants |= {"v": rng.standard_normal(N).astype("f"), "one": np.float32(1) * np.ones(1, "f")}
-    constants |= {"low": np.array(-0.5, "f"), "high": np.array(0.7, "f"), "two": np.array(2, "f")}
-    lowered(tmp_path, nodes, {"y": ["b", "s", N]}, constants)
+    nodes = """
+        h = MatMul(x, w1)
+        k = MatMul(x, w2)
+        a = Max(h, k, v)
+        b = Min(a, x, one)
+        d = Clip(b, low)
+        e = Clip(d, low, high)
+        f = Pow(e, two)
+        y = MatMul(f, w3)
+    """
+    bounds = {"low": np.array(-0.5, "f"), "high": np.array(0.7, "f"), "one": np.ones(1, "f"), "two": np.array(2, "f")}
+    lowered(tmp_path, SEQUENCES, nodes, w1=weight(1), w2=weight(2), w3=weight(3), v=normal(N), **bounds)
 
 
 def test_a_computed_vector_is_turned_with_the_features(tmp_path: Path) -> None:
     """``[1, 48]`` that is no constant: a product's own output, or a mean over rows."""
-    nodes: list[Node] = [
-        ("ReduceMean", "x axes", "mean", {"keepdims": 1}),
-        ("MatMul", "mean w1", "v"),
-        ("MatMul", "x w2", "h"),
-        ("Add", "h mean", "a"),
-        ("Mul", "a v", "y"),
-    ]
-    constants = {"w1": weight(1), "w2": weight(2), "axes": np.array([0])}
-    lowered(tmp_path, nodes, {"y": ["b", N]}, constants, ("b", N), (4,))
+    nodes = """
+        mean = ReduceMean<keepdims = 1>(x, first)
+        v = MatMul(mean, w1)
+        h = MatMul(x, w2)
+        a = Add(h, mean)
+        y = Mul(a, v)
+    """
+    lowered(tmp_path, "float[b, 48] y", nodes, dims="b, 48", w1=weight(1), w2=weight(2), first=np.array([0]))
 
 
 def test_a_computed_scalar(tmp_path: Path) -> None:
-    nodes: list[Node] = [
-        ("ReduceMean", "x axes", "mean", {"keepdims": 1}),
-        ("MatMul", "mean w1", "one"),
-        ("MatMul", "x w2", "h"),
-        ("Mul", "h one", "y"),
-    ]
+    nodes = """
+        mean = ReduceMean<keepdims = 1>(x, first)
+        one = MatMul(mean, w1)
+        h = MatMul(x, w2)
+        y = Mul(h, one)
+    """
     narrow = weight(1)[:, :1].copy()
     narrow[:24] = 0
-    constants = {"w1": narrow, "w2": weight(2), "axes": np.array([0])}
-    lowered(tmp_path, nodes, {"y": ["b", N]}, constants, ("b", N), (4,))
+    lowered(tmp_path, "float[b, 48] y", nodes, dims="b, 48", w1=narrow, w2=weight(2), first=np.array([0]))
 
 
 def test_outputs_in_the_middle_keep_their_names(tmp_path: Path) -> None:
-    nodes: list[Node] = [
-        ("MatMul", "x w1", "h"),
-        ("Relu", "h", "r"),
-        ("MatMul", "r w2", "k"),
-        ("Transpose", "k", "t", {"perm": [0, 2, 1]}),
-        ("Shape", "k", "size"),
-        ("Add", "k h", "y"),
-    ]
-    out = {"h": ["b", "s", N], "y": ["b", "s", N], "r": ["b", "s", N], "t": ["b", N, "s"], "size": [3]}
-    lowered(tmp_path, nodes, out, {"w1": weight(1), "w2": weight(2)}, size=TensorProto.INT64)
-    assert [value.name for value in onnx.load(tmp_path / "sparse.onnx").graph.output] == list(out)
+    nodes = """
+        h = MatMul(x, w1)
+        r = Relu(h)
+        k = MatMul(r, w2)
+        t = Transpose<perm = [0, 2, 1]>(k)
+        size = Shape(k)
+        y = Add(k, h)
+    """
+    out = "float[b, s, 48] h, float[b, s, 48] y, float[b, s, 48] r, float[b, 48, s] t, int64[3] size"
+    dst, _ = lowered(tmp_path, out, nodes, w1=weight(1), w2=weight(2))
+    assert [value.name for value in onnx.load(dst).graph.output] == ["h", "y", "r", "t", "size"]
 
 
 CHAIN = {
-    "unary": lambda i: [("Sigmoid", f"v{i}", f"v{i + 1}")],
-    "product": lambda i: [("MatMul", f"v{i} w{i % 3}", f"v{i + 1}")],
-    "vector": lambda i: [("Add", f"v{i} c", f"v{i + 1}")],
-    "residual": lambda i: [("Add", f"v{i} x", f"v{i + 1}")],
-    "earlier": lambda i: [("Mul", f"v{i} v{i // 2}", f"v{i + 1}")],
-    "softmax": lambda i: [("Softmax", f"v{i}", f"v{i + 1}", {"axis": -1})],
-    "there and back": lambda i: [
-        ("Transpose", f"v{i}", f"t{i}", {"perm": [0, 2, 1]}),
-        ("Tanh", f"t{i}", f"u{i}"),
-        ("Transpose", f"u{i}", f"v{i + 1}", {"perm": [0, 2, 1]}),
-    ],
+    "unary": "v{next} = Sigmoid(v{i})",
+    "product": "v{next} = MatMul(v{i}, w{weight})",
+    "vector": "v{next} = Add(v{i}, c)",
+    "residual": "v{next} = Add(v{i}, x)",
+    "earlier": "v{next} = Mul(v{i}, v{half})",
+    "softmax": "v{next} = Softmax<axis = -1>(v{i})",
+    "there and back": """
+        t{i} = Transpose<perm = [0, 2, 1]>(v{i})
+        u{i} = Tanh(t{i})
+        v{next} = Transpose<perm = [0, 2, 1]>(u{i})
+    """,
 }
 
 
@@ -213,24 +202,13 @@ CHAIN = {
 @given(
     st.lists(st.sampled_from(sorted(CHAIN)), min_size=1, max_size=7),
     st.sets(st.integers(0, 6), max_size=3),
-    st.sampled_from([("b", "s", N), (1, "s", N), ("b", 5, N), (1, 1, N), (1, 40, N)]),
+    st.sampled_from(["b, s, 48", "1, s, 48", "b, 5, 48", "1, 1, 48", "1, 40, 48"]),
     st.sampled_from([0.4, 0.8, 0.97]),
 )
-def test_any_chain_of_them(
-    tmp_path_factory: Any, steps: list[str], shown: set[int], dims: tuple[Any, ...], zero: float
-) -> None:
+def test_any_chain_of_them(tmp_path_factory: Any, steps: list[str], shown: set[int], dims: str, zero: float) -> None:
     """Products and what lies between them in any order, any values in the middle handed out too."""
-    nodes: list[Node] = [("MatMul", "x w0", "v0")]
-    for i, step in enumerate(steps):
-        nodes += CHAIN[step](i)
-    names = sorted({len(steps), *(i for i in shown if i <= len(steps))})
-    constants = {f"w{i}": weight(i, zero=zero) for i in range(3)}
-    constants["c"] = np.random.default_rng(0).standard_normal(N).astype("f")
-    used = {name for node in nodes for name in node[1].split()}
-    lowered(
-        tmp_path_factory.mktemp("chain"),
-        nodes,
-        {f"v{i}": dims for i in names},
-        {name: value for name, value in constants.items() if name in used},
-        dims,
-    )
+    nodes = [CHAIN[step].format(i=i, next=i + 1, half=i // 2, weight=i % 3) for i, step in enumerate(steps)]
+    out = ", ".join(f"float[{dims}] v{i}" for i in sorted({len(steps), *(i for i in shown if i <= len(steps))}))
+    weights = {f"w{i}": weight(i, zero=zero) for i in range(3)}
+    folder = tmp_path_factory.mktemp("chain")
+    lowered(folder, out, "v0 = MatMul(x, w0)", *nodes, dims=dims, c=normal(N), **weights)

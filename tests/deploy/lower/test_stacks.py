@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -11,33 +10,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
-from onnx_files import FLOAT32, Node, answers, assert_same_file, onnx_file, ops, planted, sparse
-
-N = 48
+from onnx_files import N, answers, assert_same_file, normal, onnx_file, ops, planted, sparse
 
 
-def three(zeros: tuple[float, ...], heights: tuple[int, ...], block: int = 8) -> dict[str, np.ndarray]:
+def layers(zeros: list[float], heights: list[int]) -> dict[str, np.ndarray]:
     """``W^T [48, m]`` of several layers."""
-    return {
-        f"w{i}": planted(m, N, (block, 8), zero, i).T for i, (m, zero) in enumerate(zip(heights, zeros, strict=True))
-    }
+    return {f"w{i}": planted(m, N, (8, 8), zero, i).T for i, (m, zero) in enumerate(zip(heights, zeros))}
 
 
 def products(path: Path) -> int:
     return sum(op in ("MatMul", "MatMulInteger") for op in ops(path))
 
 
-def stacked(
-    folder: Path, nodes: list[Node], constants: dict[str, np.ndarray], dims: tuple[Any, ...] = ("b", "s", N)
-) -> Path:
+def stacked(folder: Path, *nodes: str, dims: str = "b, s, 48", **constants: np.ndarray) -> Path:
     """The lowered file, once it has been found to compute in both runtimes what the source does."""
-    made = {value for _, _, outputs, *_ in nodes for value in outputs.split()}
-    read = {value for _, inputs, *_ in nodes for value in inputs.split()}
-    outputs = {name: [*dims[:-1], None] for name in sorted(made - read)}
-    src = onnx_file(folder / "m.onnx", nodes, {"x": dims}, outputs, constants, opset=20)
+    graph = onnx.parser.parse_graph(f"g () => () {{ {' '.join(nodes)} }}")
+    read = {name for node in graph.node for name in node.input}
+    leading = dims.rpartition(",")[0]
+    out = ", ".join(f"float[{leading}, ?] {y}" for node in graph.node for y in node.output if y not in read)
+    src = onnx_file(folder / "m.onnx", f"float[{dims}] x => {out}", *nodes, opset=20, **constants)
     dst, report = sparse(src)
     assert {layer.lowering for layer in report.layers} == {"blocks"}
-    assert_same_file(src, dst, dims, (2, 3, 5), FLOAT32)
+    assert_same_file(src, dst)
     return dst
 
 
@@ -45,118 +39,117 @@ def stacked(
 @given(
     zeros=st.lists(st.sampled_from([0.3, 0.6, 0.9, 0.99, 1.0]), min_size=2, max_size=4),
     heights=st.lists(st.sampled_from([8, 24, 40, 104]), min_size=4, max_size=4),
-    dims=st.sampled_from([("b", "s", N), ("b", N), (3, 40, N), ("b", 7, N), ("b", 2, "s", N)]),
+    dims=st.sampled_from(["b, s, 48", "b, 48", "3, 40, 48", "b, 7, 48", "b, 2, s, 48"]),
     biased=st.integers(0, 15),
 )
 def test_any_layers_of_one_input(
-    tmp_path: Path, zeros: list[float], heights: list[int], dims: tuple[Any, ...], biased: int
+    tmp_path: Path, zeros: list[float], heights: list[int], dims: str, biased: int
 ) -> None:
-    constants = three(tuple(zeros), tuple(heights[: len(zeros)]))
-    nodes: list[Node] = []
-    for i in range(len(zeros)):
-        nodes.append(("MatMul", f"x w{i}", f"y{i}"))
-        if biased >> i & 1:
-            constants[f"c{i}"] = np.linspace(-1, 1, heights[i], dtype=np.float32)
-            nodes.append(("Add", f"y{i} c{i}", f"z{i}"))
-    stacked(tmp_path, nodes, constants, dims)
+    with_bias = [i for i in range(len(zeros)) if biased >> i & 1]
+    nodes = [f"y{i} = MatMul(x, w{i})" for i in range(len(zeros))] + [f"z{i} = Add(y{i}, c{i})" for i in with_bias]
+    biases = {f"c{i}": np.linspace(-1, 1, heights[i], dtype=np.float32) for i in with_bias}
+    stacked(tmp_path, *nodes, dims=dims, **layers(zeros, heights), **biases)
+
+
+def diagonal(count: int, size: int) -> np.ndarray:
+    """One block in every row of blocks."""
+    return np.kron(np.eye(count), np.ones((size, size))).astype(np.float32)
 
 
 def test_their_rows_share_the_buckets(tmp_path: Path) -> None:
     """With as many blocks in every row one product is left of three."""
-    block = np.kron(np.eye(6), np.ones((8, 8))).astype(np.float32)
-    nodes: list[Node] = [("MatMul", f"x w{i}", f"y{i}") for i in range(3)]
-    constants = {f"w{i}": block * (i + 1) for i in range(3)}
-    assert products(stacked(tmp_path, nodes, constants)) == 1
+    weights = {f"w{i}": diagonal(6, 8) * (i + 1) for i in range(3)}
+    assert products(stacked(tmp_path, *(f"y{i} = MatMul(x, w{i})" for i in range(3)), **weights)) == 1
 
 
 def test_blocks_of_two_sizes_are_stacked_apart(tmp_path: Path) -> None:
-    block = np.kron(np.eye(6), np.ones((8, 8))).astype(np.float32)
-    other = np.kron(np.eye(4), np.ones((12, 12))).astype(np.float32)
-    nodes: list[Node] = [("MatMul", f"x w{i}", f"y{i}") for i in range(4)]
-    constants = {"w0": block, "w1": other, "w2": 2 * block, "w3": 2 * other}
-    assert products(stacked(tmp_path, nodes, constants)) == 2
+    weights = {"w0": diagonal(6, 8), "w1": diagonal(4, 12), "w2": 2 * diagonal(6, 8), "w3": 2 * diagonal(4, 12)}
+    assert products(stacked(tmp_path, *(f"y{i} = MatMul(x, w{i})" for i in range(4)), **weights)) == 2
 
 
 def test_what_lies_between_them_may_read_the_first(tmp_path: Path) -> None:
     """The second layer's node comes after nodes that use the first one's result."""
-    nodes: list[Node] = [
-        ("MatMul", "x w0", "a"),
-        ("Relu", "a", "r"),
-        ("MatMul", "r w2", "b"),
-        ("MatMul", "x w1", "g"),
-        ("Mul", "b g", "y"),
-    ]
-    constants = {**three((0.6, 0.8), (96, N)), "w2": planted(N, 96, (8, 8), 0.6, 7).T}
-    stacked(tmp_path, nodes, constants)
+    nodes = """
+        a = MatMul(x, w0)
+        r = Relu(a)
+        b = MatMul(r, w2)
+        g = MatMul(x, w1)
+        y = Mul(b, g)
+    """
+    stacked(tmp_path, nodes, **layers([0.6, 0.8], [96, N]), w2=planted(N, 96, (8, 8), 0.6, 7).T)
 
 
 def test_a_weight_of_several_maps_is_stored_once(tmp_path: Path) -> None:
     """Its companions differ, so that no stack would hold it for all of them."""
-    nodes: list[Node] = [
-        ("MatMul", "x w0", "a"),
-        ("MatMul", "x w1", "b"),
-        ("Relu", "a", "r"),
-        ("MatMul", "r w0", "c"),
-        ("Add", "b c", "y"),
-    ]
-    dst = stacked(tmp_path, nodes, three((0.6, 0.6), (N, N)))
+    nodes = """
+        a = MatMul(x, w0)
+        b = MatMul(x, w1)
+        r = Relu(a)
+        c = MatMul(r, w0)
+        y = Add(b, c)
+    """
+    dst = stacked(tmp_path, nodes, **layers([0.6, 0.6], [N, N]))
     assert stored_entries(dst) <= 1.25 * 2 * 0.4 * N * N  # surviving blocks of two weights, not of three
 
 
 @pytest.mark.parametrize("repeats", [2, 3])
 def test_layers_that_repeat_share_their_stack(tmp_path: Path, repeats: int) -> None:
     """As in models that use one block of weights again and again."""
-    nodes: list[Node] = []
-    for i, x in enumerate(["x", "h0", "h1"][:repeats]):
-        nodes += [("MatMul", f"{x} w0", f"a{i}"), ("MatMul", f"{x} w1", f"b{i}"), ("Mul", f"a{i} b{i}", f"h{i}")]
-    dst = stacked(tmp_path, nodes, three((0.6, 0.6), (N, N)))
+    nodes = [
+        f"""
+        a{i} = MatMul({x}, w0)
+        b{i} = MatMul({x}, w1)
+        h{i} = Mul(a{i}, b{i})
+        """
+        for i, x in enumerate(["x", "h0", "h1"][:repeats])
+    ]
+    dst = stacked(tmp_path, *nodes, **layers([0.6, 0.6], [N, N]))
     assert stored_entries(dst) <= 1.25 * 2 * 0.4 * N * N
 
 
 def test_one_weight_twice_beside_itself(tmp_path: Path) -> None:
-    nodes: list[Node] = [("MatMul", "x w0", "a"), ("MatMul", "x w0", "b"), ("Relu", "a", "r"), ("Mul", "b r", "y")]
-    dst = stacked(tmp_path, nodes, three((0.6,), (N,)))
+    nodes = """
+        a = MatMul(x, w0)
+        b = MatMul(x, w0)
+        r = Relu(a)
+        y = Mul(b, r)
+    """
+    dst = stacked(tmp_path, nodes, **layers([0.6], [N]))
     assert stored_entries(dst) <= 1.25 * 0.4 * N * N
 
 
 def test_a_map_that_nobody_reads_goes_away(tmp_path: Path) -> None:
-    src = onnx_file(
-        tmp_path / "m.onnx",
-        [("MatMul", "x w0", "y"), ("MatMul", "x w1", "dead")],
-        {"x": ["b", "s", N]},
-        {"y": ["b", "s", 40]},
-        three((0.6, 0.6), (40, 400)),
-    )
-    dst, _ = sparse(src)
+    nodes = "y = MatMul(x, w0)", "dead = MatMul(x, w1)"
+    signature = "float[b, s, 48] x => float[b, s, 40] y"
+    dst, _ = sparse(onnx_file(tmp_path / "m.onnx", signature, *nodes, **layers([0.6, 0.6], [40, 400])))
     assert stored_entries(dst) <= 1.25 * 0.4 * 40 * N
 
 
 def test_hundreds_of_layers_of_one_input(tmp_path: Path) -> None:
     """Whose names stay short."""
-    count = 400
-    nodes: list[Node] = [("MatMul", f"x w{i}", f"y{i}") for i in range(count)]
-    constants = {f"w{i}": planted(16, 16, (8, 8), 0.5, i).T for i in range(count)}
-    dst = stacked(tmp_path, nodes, constants, ("b", "s", 16))
+    weights = {f"w{i}": planted(16, 16, (8, 8), 0.5, i).T for i in range(400)}
+    dst = stacked(tmp_path, *(f"y{i} = MatMul(x, w{i})" for i in range(400)), dims="b, s, 16", **weights)
     assert max(len(tensor.name) for tensor in onnx.load(dst).graph.initializer) < 20
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_8_bit_products(tmp_path: Path, signed: bool) -> None:
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_8_bit_products(tmp_path: Path, dtype: type[np.integer]) -> None:
     """Sums of integers are exact."""
-    constants: dict[str, np.ndarray] = {}
-    nodes: list[Node] = [("DynamicQuantizeLinear", "x", "q s z")]
-    for i, m in enumerate((40, 96)):
-        W = np.rint(127 * planted(m, N, (8, 8), 0.6, i).T).clip(-128, 127)
-        constants[f"w{i}"] = (W + (0 if signed else 128)).clip(-128 if signed else 0, 127 if signed else 255)
-        constants[f"w{i}"] = constants[f"w{i}"].astype(np.int8 if signed else np.uint8)
-        constants[f"p{i}"] = np.array(0 if signed else 128, np.int8 if signed else np.uint8)
-        nodes.append(("MatMulInteger", f"q w{i} z p{i}", f"y{i}"))
-    types = dict.fromkeys(("y0", "y1"), TensorProto.INT32)
-    outputs = {"y0": ["b", "s", 40], "y1": ["b", "s", 96]}
-    src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["b", "s", N]}, outputs, constants, types, 20)
+    nodes = """
+        q, s, z = DynamicQuantizeLinear(x)
+        y0 = MatMulInteger(q, w0, z, zero)
+        y1 = MatMulInteger(q, w1, z, zero)
+    """
+    zero, limits = 0 if dtype is np.int8 else 128, np.iinfo(dtype)
+    weights = {
+        f"w{i}": (np.rint(127 * planted(m, N, (8, 8), 0.6, i).T) + zero).clip(limits.min, limits.max).astype(dtype)
+        for i, m in enumerate((40, 96))
+    }
+    signature = "float[b, s, 48] x => int32[b, s, 40] y0, int32[b, s, 96] y1"
+    src = onnx_file(tmp_path / "m.onnx", signature, nodes, opset=20, zero=np.array(zero, dtype), **weights)
     dst, report = sparse(src, block=(8, 8))
     assert {layer.lowering for layer in report.layers} == {"blocks"}
-    x = np.random.default_rng(0).standard_normal((2, 5, N)).astype(np.float32)
+    x = normal(2, 5, N)
     for found, wanted in zip(answers(dst, x=x), answers(src, x=x), strict=True):
         np.testing.assert_array_equal(found, wanted)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import folded
-from onnx import TensorProto
-from onnx_files import export, onnx_file, planted, simple, sparse
+from onnx_files import SMALL, export, onnx_file, product, sparse
 from torch import nn
 
 import kronfx as kx
@@ -32,8 +31,7 @@ def test_inputs_at_other_batch_sizes() -> None:
 
 def test_the_tolerance_is_that_of_the_weights(tmp_path: Path) -> None:
     """Integers that only index do not make a float32 file an 8-bit one."""
-    src = simple(tmp_path)
-    once, report = sparse(src, "dense", verify=True)
+    once, report = sparse(product(tmp_path / "m.onnx"), "dense", verify=True)
     assert report.tolerance == 1e-4
     again = kx.sparsify_onnx(once, tmp_path / "again.onnx", tune=False)
     assert again.tolerance == 1e-4
@@ -41,10 +39,13 @@ def test_the_tolerance_is_that_of_the_weights(tmp_path: Path) -> None:
 
 def test_the_callers_own_example(tmp_path: Path) -> None:
     """A model that random inputs do not suit: ids of a vocabulary that starts at 7."""
-    W, table = planted(48, 64, (8, 8)), np.ones((1, 64), "f")
-    nodes = [("Sub", "ids seven", "i"), ("Gather", "table i", "e"), ("MatMul", "e w", "y")]
-    weights = {"w": W.T, "table": table, "seven": np.array(7)}
-    src = onnx_file(tmp_path / "m.onnx", nodes, {"ids": ["b"]}, {"y": ["b", 48]}, weights, {"ids": TensorProto.INT64})
+    nodes = """
+        i = Sub(ids, seven)
+        e = Gather(table, i)
+        y = MatMul(e, w)
+    """
+    table, seven = np.ones((1, 64), "f"), np.array(7)
+    src = onnx_file(tmp_path / "m.onnx", "int64[b] ids => float[b, 48] y", nodes, w=SMALL.T, table=table, seven=seven)
     with pytest.raises(kx.KronfxError, match="does not run on random inputs.*pass example_inputs"):
         kx.sparsify_onnx(src, tmp_path / "out.onnx", tune=False)
     report = kx.sparsify_onnx(src, tmp_path / "out.onnx", example_inputs={"ids": np.array([7, 7])}, tune=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx_files import LABEL, made_up, mlp, sparse
+from onnx_files import LABEL, made_up, product, sparse
 
 import kronfx as kx
 from kronfx.deploy.records.timings import Timing
@@ -81,12 +81,12 @@ def test_damaged_timings(tmp_path: Path, kind: str) -> None:
         kx.Timings.from_json(DAMAGED[kind])
     (tmp_path / "t.json").write_text(DAMAGED[kind])
     with pytest.raises(ExportError, match="holds no timings"):
-        sparse(mlp(tmp_path), "auto", timings=tmp_path / "t.json")
+        sparse(product(tmp_path / "m.onnx"), "auto", timings=tmp_path / "t.json")
     assert not (tmp_path / "sparse.onnx").exists()
 
 
 def test_timings_that_are_no_text(tmp_path: Path) -> None:
-    src = mlp(tmp_path)
+    src = product(tmp_path / "m.onnx")
     with pytest.raises(ExportError, match="timings"):
         sparse(src, "auto", timings=src)
     with pytest.raises(ExportError, match="No such file"):

@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 import torch
 from models import Entangled, factored, folded
-from onnx_files import assert_same, constants, export, onnx_file, ops, planted, run, runtime_ops, sparse
-from onnx_spellings import SPELLINGS, TOLERANCES, hold, product, written
+from onnx_files import (
+    assert_same,
+    constants,
+    export,
+    normal,
+    onnx_file,
+    ops,
+    planted,
+    product,
+    run,
+    runtime_ops,
+    sparse,
+)
+from onnx_spellings import hold
 from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
@@ -19,7 +31,10 @@ import kronfx as kx
 from kronfx.layers import KroneckerLinear, folded_layers
 from kronfx.records import Evaluation, KroneckerShape
 
-TIED = [("MatMul", "x w", "h"), ("Relu", "h", "r")]
+TIED = """
+    h = MatMul(x, w)
+    r = Relu(h)
+"""
 
 
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
@@ -27,22 +42,21 @@ TIED = [("MatMul", "x w", "h"), ("Relu", "h", "r")]
 def test_one_constant_that_is_read_in_both_orientations(tmp_path: Path, lowering: str, size: tuple[int, int]) -> None:
     """As the encoder and decoder of a tied autoencoder read it."""
     m, n = size
-    W = planted(m, n, (8, 4), 0.6)
-    nodes = [*TIED, ("Gemm", "r w", "y", {"transB": 1})]
-    src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["b", n]}, {"y": ["b", n]}, {"w": W.T})
+    W, signature = planted(m, n, (8, 4), 0.6), f"float[b, {n}] x => float[b, {n}] y"
+    src = onnx_file(tmp_path / "m.onnx", signature, TIED, "y = Gemm<transB = 1>(r, w)", w=W.T)
     dst, _ = sparse(src, lowering, block=(8, 4) if m == n else None)
-    x = np.random.default_rng(0).standard_normal((5, n)).astype(np.float32)
-    hold(src, dst, {"x": x}, np.maximum(x.astype(float) @ W.T, 0) @ W, TOLERANCES[np.float32])
+    x = normal(5, n)
+    hold(src, dst, x, np.maximum(x.astype(float) @ W.T, 0) @ W)
 
 
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
 def test_one_constant_that_two_products_read_is_stored_once(tmp_path: Path, lowering: str) -> None:
     W = planted(48, 48, (8, 8), 0.6)
-    nodes = [*TIED, ("MatMul", "r w", "y")]
-    src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["b", 48]}, {"y": ["b", 48]}, {"w": W.T})
+    signature = "float[b, 48] x => float[b, 48] y"
+    src = onnx_file(tmp_path / "m.onnx", signature, TIED, "y = MatMul(r, w)", w=W.T)
     dst, report = sparse(src, lowering)
-    x = np.random.default_rng(0).standard_normal((5, 48)).astype(np.float32)
-    hold(src, dst, {"x": x}, np.maximum(x.astype(float) @ W.T, 0) @ W.T, TOLERANCES[np.float32])
+    x = normal(5, 48)
+    hold(src, dst, x, np.maximum(x.astype(float) @ W.T, 0) @ W.T)
     (layer,) = report.layers
     assert constants(dst) <= 64 * (36 - layer.zero_blocks) * 33 / 32 + 64
 
@@ -50,11 +64,11 @@ def test_one_constant_that_two_products_read_is_stored_once(tmp_path: Path, lowe
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
 def test_a_weight_and_its_transpose_as_two_constants(tmp_path: Path, lowering: str) -> None:
     W = planted(48, 40, (8, 8), 0.6)
-    nodes = [*TIED, ("MatMul", "r v", "y")]
-    src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["b", 40]}, {"y": ["b", 40]}, {"w": W.T, "v": W})
+    signature = "float[b, 40] x => float[b, 40] y"
+    src = onnx_file(tmp_path / "m.onnx", signature, TIED, "y = MatMul(r, v)", w=W.T, v=W)
     dst, _ = sparse(src, lowering)
-    x = np.random.default_rng(0).standard_normal((5, 40)).astype(np.float32)
-    hold(src, dst, {"x": x}, np.maximum(x.astype(float) @ W.T, 0) @ W, TOLERANCES[np.float32])
+    x = normal(5, 40)
+    hold(src, dst, x, np.maximum(x.astype(float) @ W.T, 0) @ W)
     if lowering == "dense":
         assert constants(dst) <= np.count_nonzero(W) + 64  # and one block of zeros
 
@@ -66,8 +80,8 @@ def test_files_are_as_small_as_what_survives(
 ) -> None:
     """At most 1.05 times the surviving bytes, and what the file holds besides weights."""
     W = planted(1024, 512, block, zero)
-    bare = onnx_file(tmp_path / "bare.onnx", product, {"x": ["b", 1]}, {"y": ["b", 1]}, {"w": np.ones((1, 1), "f")})
-    dst, report = sparse(written(tmp_path, SPELLINGS["MatMul"], W, np.zeros(1024, np.float32)), lowering)
+    bare = product(tmp_path / "bare.onnx", np.ones((1, 1), "f"))
+    dst, report = sparse(product(tmp_path / "m.onnx", W), lowering)
     besides = bare.stat().st_size + 4000  # names and nodes: some thirty a layer
     assert report.bytes == dst.stat().st_size
     assert report.bytes <= 1.05 * 4 * np.count_nonzero(W) + besides
@@ -77,7 +91,7 @@ def test_files_are_as_small_as_what_survives(
 def test_a_few_zero_rows_cost_little(tmp_path: Path) -> None:
     W = planted(512, 512, (16, 16), 0.5)
     W[32:64] = 0
-    dst, report = sparse(written(tmp_path, SPELLINGS["MatMul"], W, np.zeros(512, np.float32)))
+    dst, report = sparse(product(tmp_path / "m.onnx", W))
     assert report.bytes == dst.stat().st_size <= 1.05 * 4 * np.count_nonzero(W) + 4000
 
 

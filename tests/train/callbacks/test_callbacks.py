@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.nn.functional as F
-from models import mlp
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from trainers import (
+    QUIET,
+    Batches,
+    assert_same_factors,
+    batches,
+    factored,
+    lightning_fit,
+    lightning_module,
+    loader,
+    transformers_trainer,
+)
 
 import kronfx as kx
 from kronfx.errors import TrainError
@@ -22,8 +30,6 @@ from kronfx.train import Linear
 from kronfx.train.callbacks.driver import SparsityDriver
 
 STEPS, LEARNING_RATE = 8, 0.02
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-SAME = {"rtol": 0.0, "atol": 1e-6}  # float32: the same operations, summed by other kernels at most
 Options = dict[str, Any]
 OPTIONS: tuple[Options, ...] = (
     {"strength": 10.0},
@@ -33,18 +39,12 @@ OPTIONS: tuple[Options, ...] = (
 )
 
 
-def factored() -> nn.Module:
-    """Three layers, the blocks of each spread in size, so that some of them vanish within a few steps."""
-    torch.manual_seed(0)
-    model = kx.factorize(mlp(16, 24, 24, 8), rank=2, block=(4, 4))
+def spread() -> nn.Module:
+    """The blocks of each layer spread in size, so that some of them vanish within a few steps."""
+    model = factored()
     for factors in kx.factors(model).values():
         nn.init.uniform_(factors.S, 0.05, 1.0)
     return model
-
-
-def batches(count: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(4, 16, generator=generator), torch.randn(4, 8, generator=generator)) for _ in range(count)]
 
 
 def decay(step: int) -> float:
@@ -52,11 +52,11 @@ def decay(step: int) -> float:
     return 0.5 ** (step // 2)
 
 
-def by_hand(data: list[tuple[Tensor, Tensor]], accumulate: int, options: Options) -> nn.Module:
+def by_hand(data: Batches, accumulate: int, options: Options) -> nn.Module:
     """The loop the documentation of BlockSparsity shows."""
     options = dict(options)
     freeze_at: float = options.pop("freeze_at", 2.0)
-    model = factored()
+    model = spread()
     optimizer = AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.0)
     scheduler = LambdaLR(optimizer, decay)
     sparsity = kx.train.BlockSparsity(model, **options, optimizer=optimizer)
@@ -84,55 +84,16 @@ def share_of_zero_blocks(model: nn.Module) -> float:
     return sum(tiles) / len(tiles)
 
 
-def assert_same_factors(found: nn.Module, wanted: nn.Module) -> None:
-    for (name, parameter), (_, expected) in zip(found.named_parameters(), wanted.named_parameters(), strict=True):
-        torch.testing.assert_close(parameter, expected, **SAME, msg=lambda text, name=name: f"{name}: {text}")
-        if name.endswith("S"):
-            assert torch.equal(parameter == 0, expected == 0), name
-
-
-class Regression(nn.Module):
-    """What a transformers Trainer wants: a forward that takes the data by name and gives the loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = factored()
-
-    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss": F.mse_loss(self.network(x), labels)}
-
-
-def hugging_face(
-    folder: Path, options: Options, data: list[tuple[Tensor, Tensor]], steps: int, **arguments: Any
-) -> Any:
-    """A Trainer over rows that are already in order, with our schedule of the learning rate."""
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
-    from kronfx.train.callbacks.transformers import BlockSparsityCallback
-
-    class InOrder(transformers.Trainer):
-        def _get_train_sampler(self, *_: Any) -> None:
-            return None
-
-    model = Regression()
-    optimizer = AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.0)
-    return InOrder(
-        model,
-        transformers.TrainingArguments(
-            folder, max_steps=steps, per_device_train_batch_size=4, max_grad_norm=0.0, logging_steps=1, report_to=[],
-            disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False, label_names=["labels"], **arguments,
-        ),
-        train_dataset=[{"x": x, "labels": y} for xs, ys in data for x, y in zip(xs, ys)],
-        optimizers=(optimizer, LambdaLR(optimizer, decay)),
-        callbacks=[BlockSparsityCallback(**options)],
-    )  # fmt: skip
+def by_transformers(folder: Path, options: Options, data: Batches, **arguments: Any) -> Any:
+    arguments |= {"max_steps": STEPS, "logging_steps": 1}
+    return transformers_trainer(folder, spread(), data, LEARNING_RATE, decay, options, **arguments)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_transformers_trainer_does_what_the_loop_does(tmp_path: Path, options: Options, accumulate: int) -> None:
     data = batches(STEPS * accumulate)
-    trainer = hugging_face(tmp_path, options, data, STEPS, save_strategy="no", gradient_accumulation_steps=accumulate)
+    trainer = by_transformers(tmp_path, options, data, save_strategy="no", gradient_accumulation_steps=accumulate)
     trainer.train()
     assert_same_factors(trainer.model.network, by_hand(data, accumulate, options))
     logged = [log["block_sparsity"] for log in trainer.state.log_history]
@@ -142,9 +103,9 @@ def test_a_transformers_trainer_does_what_the_loop_does(tmp_path: Path, options:
 
 def test_a_resumed_transformers_trainer_goes_on_from_the_strength_it_had_found(tmp_path: Path) -> None:
     options, data = {"strength": 0.5, "target": 0.9}, batches(STEPS)
-    whole = hugging_face(tmp_path / "whole", options, data, STEPS, save_strategy="steps", save_steps=4)
+    whole = by_transformers(tmp_path / "whole", options, data, save_strategy="steps", save_steps=4)
     whole.train()
-    again = hugging_face(tmp_path / "again", options, data, STEPS, save_strategy="no")
+    again = by_transformers(tmp_path / "again", options, data, save_strategy="no")
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     strengths = [[log["block_strength"] for log in trainer.state.log_history] for trainer in (whole, again)]
     assert strengths[0] == strengths[1]
@@ -152,61 +113,25 @@ def test_a_resumed_transformers_trainer_goes_on_from_the_strength_it_had_found(t
     assert_same_factors(again.model, whole.model)
 
 
-def lightning_fit(
-    folder: Path,
-    options: Options,
-    data: list[tuple[Tensor, Tensor]],
-    steps: int,
-    resume: Path | None = None,
-    **more: Any,
-) -> tuple[Any, Any]:
-    """A Lightning Trainer over whole batches, in order."""
-    pl = pytest.importorskip("lightning.pytorch")
-    from kronfx.train.callbacks.lightning import BlockSparsityCallback
-
-    class Module(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = factored()
-
-        def training_step(self, batch: list[Tensor]) -> Tensor:
-            return F.mse_loss(self.network(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> Any:
-            optimizer = AdamW(self.parameters(), LEARNING_RATE, weight_decay=0.0)
-            return [optimizer], [{"scheduler": LambdaLR(optimizer, decay), "interval": "step"}]
-
-    trainer = pl.Trainer(
-        max_steps=steps, log_every_n_steps=1, default_root_dir=folder, callbacks=[BlockSparsityCallback(**options)],
-        **QUIET, **more,
-    )  # fmt: skip
-    module = Module()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about workers of the data loader
-        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None), ckpt_path=resume)
-    return trainer, module
-
-
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_lightning_trainer_does_what_the_loop_does(tmp_path: Path, options: Options, accumulate: int) -> None:
     data = batches(STEPS * accumulate)
-    trainer, module = lightning_fit(
-        tmp_path, options, data, STEPS, accumulate_grad_batches=accumulate, enable_checkpointing=False
-    )
+    module = lightning_module(spread(), LEARNING_RATE, decay)
+    trainer = lightning_fit(tmp_path, module, data, options, max_steps=STEPS, accumulate_grad_batches=accumulate)
     assert_same_factors(module.network, by_hand(data, accumulate, options))
     assert float(trainer.callback_metrics["block_sparsity"]) == pytest.approx(share_of_zero_blocks(module), rel=1e-6)
     assert share_of_zero_blocks(module) > 0.1
 
 
 def test_a_resumed_lightning_trainer_goes_on_from_the_strength_it_had_found(tmp_path: Path) -> None:
-    options = {"strength": 0.5, "target": 0.9}
-    first, _ = lightning_fit(tmp_path, options, batches(4), 4, enable_checkpointing=False)
+    options, data = {"strength": 0.5, "target": 0.9}, batches(4)
+    module = lightning_module(spread(), LEARNING_RATE, decay)
+    first = lightning_fit(tmp_path, module, data, options, max_steps=4)
     first.save_checkpoint(tmp_path / "half.ckpt")
     found = float(first.callback_metrics["block_strength"])
-    second, _ = lightning_fit(
-        tmp_path, options, batches(4), 5, tmp_path / "half.ckpt", max_epochs=2, enable_checkpointing=False
-    )
+    module = lightning_module(spread(), LEARNING_RATE, decay)
+    second = lightning_fit(tmp_path, module, data, options, tmp_path / "half.ckpt", max_steps=5, max_epochs=2)
     assert found > 0.5
     assert float(second.callback_metrics["block_strength"]) == pytest.approx(found * 1.005, rel=1e-6)
 
@@ -229,7 +154,7 @@ def test_a_lightning_module_with_two_optimizers_is_told_what_to_do(tmp_path: Pat
 
     trainer = pl.Trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[BlockSparsityCallback()], **QUIET)
     with pytest.raises(TrainError, match="2 optimizers; needed one, which trains every S; use"):
-        trainer.fit(Two(), torch.utils.data.DataLoader(batches(1), batch_size=None))
+        trainer.fit(Two(), loader(batches(1)))
 
 
 def test_a_schedule_and_a_target_are_one_too_many() -> None:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from onnx_files import answers, assert_same, constants, evaluated, planted, sparse
+from onnx_files import FLOAT32, answers, assert_same, constants, evaluated, normal, planted, product, sparse
 from onnx_spellings import SPELLINGS, TOLERANCES, grids, hold, many, shares, written
 
 from kronfx.records import KroneckerShape
@@ -24,21 +24,20 @@ from kronfx.records import KroneckerShape
     grids,
     shares,
     st.sampled_from([np.float32, np.float64, np.float16]),
-    st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 9)),
+    st.fixed_dictionaries({"b": st.integers(1, 4), "h": st.integers(1, 4), "s": st.integers(1, 9)}),
 )
 def test_every_spelling_computes_the_dense_product(
     tmp_path_factory: Any, name: str, lowering: str, grid: KroneckerShape, zero: float, dtype: Any, sizes: Any
 ) -> None:
     folder, spelling = tmp_path_factory.mktemp("spelling"), SPELLINGS[name]
-    assume(dtype is np.float32 or spelling.nodes[0][0] != "Conv")  # onnxruntime has no other kernel for it
+    assume(dtype is np.float32 or "Conv" not in spelling.nodes)  # onnxruntime has no other kernel for it
     W = planted(grid.m, grid.n, grid.block, zero, dtype=dtype)
     rng = np.random.default_rng(1)
     bias = rng.standard_normal(grid.m).astype(dtype)
     src = written(folder, spelling, W, bias)
     dst, report = sparse(src, lowering, block=grid.block)
-    known = {"b": sizes[0], "h": sizes[1], "s": 3 if "back" in str(spelling.nodes) else sizes[2]}
-    x = rng.standard_normal(spelling.dims(grid.n, known)).astype(dtype)
-    hold(src, dst, {"x": x}, spelling.exact(W, bias, x), TOLERANCES[dtype])
+    x = rng.standard_normal(spelling.dims(grid.n, **sizes)).astype(dtype)
+    hold(src, dst, x, spelling.exact(W, bias, x), TOLERANCES[dtype])
 
     (layer,) = report.layers
     has_zeros = grid.blocks > 1 and bool(layer.zero_blocks)
@@ -50,7 +49,7 @@ def test_every_spelling_computes_the_dense_product(
 @pytest.mark.parametrize("name", sorted(SPELLINGS))
 def test_every_spelling_is_lowered(tmp_path: Path, name: str) -> None:
     """So that the property above holds of the lowerings and not of layers left alone."""
-    W = planted(48, 40, (8, 8))
+    W = planted(48, 40)
     src = written(tmp_path, SPELLINGS[name], W, np.ones(48, np.float32))
     dst, report = sparse(src)
     assert [(layer.m, layer.n, layer.block, layer.lowering) for layer in report.layers] == [(48, 40, (8, 8), "blocks")]
@@ -59,7 +58,7 @@ def test_every_spelling_is_lowered(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SPELLINGS))
 def test_inputs_and_outputs_keep_their_names(tmp_path: Path, name: str) -> None:
-    src = written(tmp_path, SPELLINGS[name], planted(48, 40, (8, 8)), np.ones(48, np.float32))
+    src = written(tmp_path, SPELLINGS[name], planted(48, 40), np.ones(48, np.float32))
     graph = onnx.load(sparse(src)[0]).graph
     assert [value.name for value in graph.input] == ["x"]
     assert [value.name for value in graph.output] == ["y"]
@@ -92,8 +91,8 @@ def test_zero_rows_and_columns_are_removed_outright(tmp_path: Path, kind: str, n
     bias = rng.standard_normal(64).astype(np.float32)
     src = written(tmp_path, spelling, W, bias)
     dst, report = sparse(src, block=(8, 8))
-    x = rng.standard_normal(spelling.dims(48, {"b": 2, "s": 5, "h": 3})).astype(np.float32)
-    hold(src, dst, {"x": x}, spelling.exact(W, bias, x), TOLERANCES[np.float32])
+    x = rng.standard_normal(spelling.dims(48, b=2, s=5, h=3)).astype(np.float32)
+    hold(src, dst, x, spelling.exact(W, bias, x))
 
     alive = int(mask.sum())
     assert report.layers[0].zero_blocks == 48 - alive
@@ -104,10 +103,9 @@ def test_zero_rows_and_columns_are_removed_outright(tmp_path: Path, kind: str, n
 def test_columns_that_no_row_reads_are_never_touched(tmp_path: Path) -> None:
     W = planted(32, 64, (8, 8), 0.5)
     W[:, 16:40] = 0
-    src = written(tmp_path, SPELLINGS["MatMul"], W, np.zeros(32, np.float32))
-    dst, _ = sparse(src, block=(8, 8))
-    x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    dst, _ = sparse(product(tmp_path / "m.onnx", W), block=(8, 8))
+    x = normal(3, 64)
     wanted = x.astype(float) @ W.T
     x[:, 16:40] = np.nan
     for y in (answers(dst, x=x)[0], evaluated(dst, x=x)[0]):
-        assert_same(y, wanted, TOLERANCES[np.float32])
+        assert_same(y, wanted, FLOAT32)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx_files import product
 from onnx_spellings import SPELLINGS, TOLERANCES, hold, many, written
 from oracles import dense, random_factors
 
@@ -45,11 +46,10 @@ def test_factors_compute_the_dense_product(
     source = Source(read_source(src).model, (Known("fc", shape, W, factors, evaluation),))
     report = deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
     assert [(layer.site, layer.lowering) for layer in report.layers] == [("fc", "factors")]
-    sizes = {"b": 2, "h": 3, "s": 3 if "back" in str(spelling.nodes) else 4}
-    x = rng.standard_normal(spelling.dims(shape.n, sizes)).astype(dtype)
+    x = rng.standard_normal(spelling.dims(shape.n, b=2, h=3, s=4)).astype(dtype)
     # Three roundings of operands and intermediates whose terms can cancel: ten times what one product is held to.
     tolerance = TOLERANCES[np.float32]  # for float64 too, as long as the operands are rounded to float32 (see below)
-    hold(src, dst, {"x": x}, spelling.exact(W, bias, x), 10 * tolerance * rank)
+    hold(src, dst, x, spelling.exact(W, bias, x), 10 * tolerance * rank)
     assert report.layers[0].bytes == W.itemsize * rank * (shape.m1 * shape.n1 + shape.m2 * shape.n2)
 
 
@@ -57,9 +57,9 @@ def test_factors_compute_the_dense_product(
 def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     shape, parts = KroneckerShape(3, 4, 5, 2), random_factors((3, 4, 5, 2), 2)
     W = dense(parts.S, parts.A, parts.B).numpy()
-    src = written(tmp_path, SPELLINGS["MatMul"], W, np.zeros(15))
+    src = product(tmp_path / "m.onnx", W)
     source = Source(read_source(src).model, (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
     dst = tmp_path / "factors.onnx"
     deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
     x = np.random.default_rng(0).standard_normal((3, 8))
-    hold(src, dst, {"x": x}, x @ W.T, 10 * TOLERANCES[np.float64])
+    hold(src, dst, x, x @ W.T, 10 * TOLERANCES[np.float64])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
-from onnx_files import answers, assert_same, constants, evaluated, onnx_file, planted, sparse
+from onnx_files import answers, assert_same, constants, evaluated, normal, planted, product, sparse
 from onnx_spellings import grids, integer_file, many, shares
 
 from kronfx.records import KroneckerShape
@@ -34,7 +34,7 @@ def test_8_bit_products_are_the_same_to_the_bit(
         W, point = (values + 128).astype(np.uint8), np.array(128, np.uint8)
     elif kind == "int8 a column":
         point = np.zeros(grid.m, np.int8)
-    src = integer_file(folder, W, point, ["b", "s"] if sequences else ["b"])
+    src = integer_file(folder, W, point, "b, s" if sequences else "b")
     x = rng.standard_normal((2, 3, grid.n) if sequences else (3, grid.n)).astype(np.float32)
     for lowering in ("dense", "blocks"):
         dst, _ = sparse(src, lowering, block=grid.block)
@@ -44,7 +44,7 @@ def test_8_bit_products_are_the_same_to_the_bit(
 
 def test_8_bit_products_gather_8_bit_activations(tmp_path: Path) -> None:
     W = (127 * planted(64, 64, (8, 8), 0.5) / 3).astype(np.int8)
-    dst, report = sparse(integer_file(tmp_path, W, np.array(0, np.int8), ["b"]), block=(8, 8))
+    dst, report = sparse(integer_file(tmp_path, W, np.array(0, np.int8)), block=(8, 8))
     assert [layer.lowering for layer in report.layers] == ["blocks"]
     assert constants(dst) == 0
     assert constants(dst, "iu") < 64 * 64 * 0.6 + 200
@@ -60,19 +60,12 @@ def test_8_bit_products_gather_8_bit_activations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
 def test_bfloat16_in_the_reference_evaluator(tmp_path: Path, lowering: str) -> None:
     """onnxruntime has no CPU kernels for it."""
-    W = planted(48, 40, (8, 8))
     kind = ir.DataType.BFLOAT16.numpy()
-    src = onnx_file(
-        tmp_path / "b.onnx",
-        [("MatMul", "x w", "y")],
-        {"x": ["b", 40]},
-        {"y": ["b", 48]},
-        {"w": W.T.astype(kind)},
-        types={"x": TensorProto.BFLOAT16, "y": TensorProto.BFLOAT16},
-    )
+    W = planted(48, 40, dtype=kind)
+    src = product(tmp_path / "b.onnx", W)
     dst, report = sparse(src, lowering, verify=True)
     assert report.runtime == "ONNX's reference evaluator"
     assert report.layers[0].bytes < report.layers[0].dense_bytes / 2 == 48 * 40
-    x = np.random.default_rng(0).standard_normal((3, 40)).astype(kind)
-    exact = x.astype(float) @ W.astype(kind).astype(float).T
+    x = normal(3, 40, dtype=kind)
+    exact = x.astype(float) @ W.astype(float).T
     assert_same(evaluated(dst, x=x)[0], exact, 2e-2)  # 8 bits of mantissa: 2^-8 a rounding, a few of them

@@ -10,12 +10,35 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx_files import Node, answers, evaluated, onnx_file, planted, runtime_ops, sparse
+from onnx_files import answers, evaluated, normal, onnx_file, planted, runtime_ops, sparse
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 import kronfx as kx
 
 N, M = 48, 96
+
+
+def quantized(x: str, y: str) -> str:
+    return f"""
+        {x}q = QuantizeLinear({x}, xs, xz)
+        {y} = DequantizeLinear({x}q, xs, xz)
+    """
+
+
+def matmul(i: int, each: bool) -> str:
+    return f"""
+        f{i} = DequantizeLinear{"<axis = 1>" if each else ""}(w{i}, s{i}, z{i})
+        y{i} = MatMul(h{i}, f{i})
+    """
+
+
+def gemm_with_bias(i: int, each: bool) -> str:
+    along = "<axis = 0>" if each else ""
+    return f"""
+        f{i} = DequantizeLinear{along}(w{i}, s{i}, z{i})
+        c{i} = DequantizeLinear{along}(b{i}, bs{i})
+        y{i} = Gemm<transB = 1>(h{i}, f{i}, c{i})
+    """
 
 
 def static(
@@ -28,7 +51,8 @@ def static(
 ) -> Path:
     """Two layers with a Relu between them, everything quantized, by hand."""
     x_zero, w_zero = np.array(3, x_type), np.array(0 if w_type is np.int8 else 128, w_type)
-    nodes: list[Node] = [("QuantizeLinear", "x xs xz", "xq"), ("DequantizeLinear", "xq xs xz", "h0")]
+    layer = gemm_with_bias if gemm else matmul
+    nodes = [quantized("x", "h0"), layer(0, each), "r = Relu(y0)", quantized("r", "h1"), layer(1, each)]
     constants: dict[str, np.ndarray] = {"xs": np.array(0.03, np.float32), "xz": x_zero}
     for i, (m, n) in enumerate(((M, N), (N, M))):
         W = planted(m, n, (8, 8), zero, i) if gemm else planted(m, n, (8, 8), zero, i).T
@@ -36,24 +60,15 @@ def static(
         largest = np.abs(W).max(axis=1 - along, initial=0.1) if each else np.array(np.abs(W).max(initial=0.1))
         scale = (largest / 127).astype(np.float32)
         q = np.rint(W / (np.expand_dims(scale, 1 - along) if each else scale)).astype(int) + int(w_zero)
-        zeros = np.full(scale.shape, w_zero, w_type)
-        constants |= {f"w{i}": q.astype(w_type), f"s{i}": scale, f"z{i}": zeros}
-        nodes.append(("DequantizeLinear", f"w{i} s{i} z{i}", f"f{i}", {"axis": along} if each else {}))
-        if gemm:
-            bias = np.arange(-m // 2, m - m // 2) * 50
-            constants |= {f"b{i}": bias.astype(np.int32), f"bs{i}": (np.float32(0.03) * largest / 127).astype("f")}
-            nodes.append(("DequantizeLinear", f"b{i} bs{i}", f"c{i}", {"axis": 0} if each else {}))
-            nodes.append(("Gemm", f"h{i} f{i} c{i}", f"y{i}", {"transB": 1}))
-        else:
-            nodes.append(("MatMul", f"h{i} f{i}", f"y{i}"))
-        if i == 0:
-            nodes += [("Relu", "y0", "r"), ("QuantizeLinear", "r xs xz", "rq"), ("DequantizeLinear", "rq xs xz", "h1")]
-    dims: list[Any] = ["b", N] if gemm else ["b", "s", N]
-    return onnx_file(folder / "static.onnx", nodes, {"x": dims}, {"y1": dims}, constants, opset=21)
+        bias = np.arange(-m // 2, m - m // 2) * 50
+        constants |= {f"w{i}": q.astype(w_type), f"s{i}": scale, f"z{i}": np.full(scale.shape, w_zero, w_type)}
+        constants |= {f"b{i}": bias.astype(np.int32), f"bs{i}": (np.float32(0.03) * largest / 127).astype("f")}
+    dims = "b, 48" if gemm else "b, s, 48"
+    return onnx_file(folder / "static.onnx", f"float[{dims}] x => float[{dims}] y1", *nodes, opset=21, **constants)
 
 
 def given_x(rank: int) -> dict[str, np.ndarray]:
-    return {"x": np.random.default_rng(0).standard_normal((3, 5, N)[3 - rank :]).astype(np.float32)}
+    return {"x": normal(*(3, 5, N)[3 - rank :])}
 
 
 @settings(max_examples=24, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,8 +108,7 @@ class Random(CalibrationDataReader):
     """Ten random batches to calibrate with."""
 
     def __init__(self) -> None:
-        rng = np.random.default_rng(1)
-        self.batches = iter([{"x": rng.standard_normal((2, 5, N)).astype(np.float32)} for _ in range(10)])
+        self.batches = iter([{"x": normal(2, 5, N, seed=seed)} for seed in range(10)])
 
     def get_next(self) -> Any:
         return next(self.batches, None)
@@ -103,15 +117,24 @@ class Random(CalibrationDataReader):
 @pytest.mark.parametrize("each", [False, True])
 def test_what_onnxruntimes_own_quantizer_writes(tmp_path: Path, each: bool) -> None:
     """q, k and v of one input, a bias each, a residual sum: through the public function, verified by it."""
-    nodes: list[Node] = [(op, f"x w{i}", f"m{i}") for i, op in enumerate(["MatMul"] * 3)]
-    nodes += [("Add", f"m{i} c{i}", f"a{i}") for i in range(3)]
-    nodes += [("Mul", "a0 a1", "p"), ("Add", "p a2", "r"), ("MatMul", "r w3", "o"), ("Add", "o x", "y")]
-    constants = {f"w{i}": planted(N, N, (8, 8), 0.75, i).T for i in range(4)}
+    nodes = """
+        m0 = MatMul(x, w0)
+        m1 = MatMul(x, w1)
+        m2 = MatMul(x, w2)
+        a0 = Add(m0, c0)
+        a1 = Add(m1, c1)
+        a2 = Add(m2, c2)
+        p = Mul(a0, a1)
+        r = Add(p, a2)
+        o = MatMul(r, w3)
+        y = Add(o, x)
+    """
+    constants = {f"w{i}": planted(N, N, seed=i).T for i in range(4)}
     constants |= {f"c{i}": np.linspace(-1, 1, N, dtype=np.float32) for i in range(3)}
-    src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["b", "s", N]}, {"y": ["b", "s", N]}, constants)
-    quantized = tmp_path / "q.onnx"
-    quantize_static(src, quantized, Random(), QuantFormat.QDQ, activation_type=QuantType.QUInt8, per_channel=each)
-    report = kx.sparsify_onnx(quantized, tmp_path / "s.onnx", batch_sizes=(1, 3))
+    src = onnx_file(tmp_path / "m.onnx", "float[b, s, 48] x => float[b, s, 48] y", nodes, **constants)
+    dst = tmp_path / "q.onnx"
+    quantize_static(src, dst, Random(), QuantFormat.QDQ, activation_type=QuantType.QUInt8, per_channel=each)
+    report = kx.sparsify_onnx(dst, tmp_path / "s.onnx", batch_sizes=(1, 3))
     assert [layer.lowering for layer in report.layers] == ["dense"] * 4
     assert report.max_error == 0
     assert sum(layer.bytes for layer in report.layers) <= 0.4 * 4 * N * N
