@@ -15,8 +15,6 @@ from torch import Tensor, nn
 import kronfx as kx
 
 Case = tuple[Callable[[], nn.Module], Callable[[], Tensor]]
-
-
 CASES: dict[str, Case] = {
     "linear": (models.Odd, lambda: torch.randn(4, 37)),
     "functional": (models.Functional, lambda: torch.randn(4, 3, 18)),
@@ -24,8 +22,6 @@ CASES: dict[str, Case] = {
     "convolutions": (models.convolutions, lambda: torch.randn(2, 3, 6, 6)),
     "attention": (models.attention, lambda: torch.randn(2, 5, 16)),
 }
-
-
 every_case = pytest.mark.parametrize("name", CASES)
 
 

@@ -38,11 +38,7 @@ class Buffers(nn.Module):
 
 
 TOKENS: Callable[[], Tensor] = lambda: torch.randint(0, 40, (3, 5))  # noqa: E731
-
-
 Case = tuple[Callable[[], nn.Module], Callable[[], Tensor]]
-
-
 CASES: dict[str, Case] = {
     "odd": (models.Odd, lambda: torch.randn(4, 37)),
     "functional": (models.Functional, lambda: torch.randn(2, 3, 18)),
@@ -56,8 +52,6 @@ CASES: dict[str, Case] = {
         lambda: torch.randn(2, 5, 16),
     ),
 }
-
-
 STATES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "factored": lambda model: kx.factorize(model, rank=1),
     "untied": lambda model: kx.factorize(model, rank=1, untie=True),

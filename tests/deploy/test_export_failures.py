@@ -16,8 +16,6 @@ from kronfx import deploy
 from kronfx.errors import ExportError, VerificationError
 
 BEFORE = b"what was there before"
-
-
 QUICK = deploy.checked("auto", False, (1,), "latency", None)
 
 

@@ -20,11 +20,7 @@ from kronfx.graph.discover import discover
 from kronfx.layers import FOLDED, KroneckerLinear, folded_layers, kronecker_layers, released
 
 Case = tuple[Callable[[], nn.Module], Callable[[], Tensor]]
-
-
 TOKENS: Callable[[], Tensor] = lambda: torch.randint(0, 40, (3, 5))  # noqa: E731
-
-
 CASES: dict[str, Case] = {
     "odd": (models.Odd, lambda: torch.randn(4, 37)),
     "functional": (models.Functional, lambda: torch.randn(2, 3, 18)),

@@ -29,7 +29,7 @@ def test_bodies_are_left_alone_with_a_note(tmp_path: Path) -> None:
             else_branch = other () => (float[b, 64] e) { e = MatMul(h, w) }
         >
     """
-    src = onnx_file(tmp_path / "m.onnx", "float[b, 64] x, bool[] flag => float[b, 64] y", nodes, w=W.T, v=V.T)
+    src = onnx_file(tmp_path / "m.onnx", "float[b, 64] x, bool flag => float[b, 64] y", nodes, w=W.T, v=V.T)
     x = normal(3, 64)
     for lowering in ("dense", "blocks"):
         dst, report = sparse(src, lowering, verify=True)

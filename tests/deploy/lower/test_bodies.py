@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import helper
+import onnx.parser
 from onnx_files import FLOAT32, answers, assert_same, evaluated, lowered, normal, onnx_file, sparse, weight
 
 
@@ -46,19 +45,13 @@ def test_bodies_of_loop_read_what_was_turned(tmp_path: Path) -> None:
 
 def test_functions_of_other_domains_get_rows(tmp_path: Path) -> None:
     """An operator that only shares its name with one of the table's is not known to work element by element."""
-    src = onnx_file(
-        tmp_path / "m.onnx",
-        "float[b, s, 48] x => float[b, s, 48] y",
-        "h = MatMul(x, w)",
-        "y = Relu(h)",
-        w=weight(1),
-    )
+    signature = "float[b, s, 48] x => float[b, s, 48] y"
+    src = onnx_file(tmp_path / "m.onnx", signature, "h = MatMul(x, w)", "y = Relu(h)", w=weight(1))
     model = onnx.load(src)
-    inner = [helper.make_node("Softmax", ["a"], ["b"], axis=-1)]
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
-    model.functions.append(helper.make_function("mine", "Relu", ["a"], ["b"], inner, opsets[:1]))
+    function = '<domain: "mine", opset_import: ["": 18]> Relu (a) => (b) { b = Softmax<axis = -1>(a) }'
+    model.functions.append(onnx.parser.parse_function(function))
+    model.opset_import.add(domain="mine", version=1)
     model.graph.node[1].domain = "mine"
-    model.opset_import.append(opsets[1])
     onnx.save(model, src)
     dst, report = sparse(src)
     assert [layer.lowering for layer in report.layers] == ["blocks"]

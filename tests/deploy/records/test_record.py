@@ -9,8 +9,6 @@ from kronfx import deploy
 from kronfx.deploy.records.report import from_record, to_record
 
 counts = st.integers(0, 2**40)
-
-
 layers = st.builds(
     deploy.ExportedLayer,
     st.text(),

@@ -48,8 +48,6 @@ def damaged(**changes: Any) -> str:
 
 
 ENTRY = {"layer": "a", "lowering": "dense", "rows": 1, "seconds": 1.0}
-
-
 DAMAGED = {
     "no JSON": "{",
     "an empty file": "",

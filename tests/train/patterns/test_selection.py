@@ -19,8 +19,6 @@ from kronfx.layers import KroneckerLinear, candidates_of, factored_sites
 from kronfx.train import LayerwisePatternSelection, PatternSelection
 
 EXACT = 1e-10  # relative, float64: sums of at most some hundred products
-
-
 CLOSE = 1e-5  # float32, the same sums
 
 

@@ -16,11 +16,7 @@ from kronfx.train.parts.groups import Groups
 from kronfx.train.parts.shrinkage import Shrinkage
 
 GROUPS: list[Groups] = [Blocks(2, 3), Rows(), Columns(), Entries()]
-
-
 SHRINKAGES: list[Shrinkage] = [Lasso(), Elastic(0.7)]
-
-
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64: a handful of roundings
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx_files import product
+from onnx_files import normal, product
 from onnx_spellings import SPELLINGS, TOLERANCES, hold, many, written
 from oracles import dense, random_factors
 
@@ -61,5 +61,5 @@ def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     source = Source(read_source(src).model, (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
     dst = tmp_path / "factors.onnx"
     deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
-    x = np.random.default_rng(0).standard_normal((3, 8))
+    x = normal(3, 8, dtype=np.float64)
     hold(src, dst, x, x @ W.T, 10 * TOLERANCES[np.float64])
