@@ -1,116 +1,37 @@
-"""Models, ONNX files and figures that the tests of deployment share."""
+"""ONNX files: written as they read, run, looked into.
+
+A graph is written in ONNX's own text form, its constants beside it by name::
+
+    onnx_file(path, "float[b, 64] x => float[b, 48] y", "h = MatMul(x, w)", "y = Add(h, c)", w=W.T, c=bias)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
-import torch
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+import kronfx as kx
 from kronfx import deploy
-from kronfx.layers import BlockSparseLinear, FoldedWeight, KroneckerLinear, folded_layers
-from kronfx.records import Evaluation, KroneckerShape
+from kronfx.deploy.records.timings import Timing
 
-
-def folded(m: int, n: int, block: tuple[int, int], zero: float = 0.9, seed: int = 0, bias: bool = True) -> nn.Linear:
-    """A folded layer with the given share of its blocks exactly zero."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = KroneckerShape(m // block[0], n // block[1], *block)
-    keep = torch.zeros(shape.blocks)
-    keep[torch.randperm(shape.blocks, generator=generator)[: round(shape.blocks * (1 - zero))]] = 1
-    mask = torch.kron(keep.reshape(shape.m1, shape.n1), torch.ones(block))
-    weight = torch.randn(m, n, generator=generator) / n**0.5 * mask
-    return BlockSparseLinear(weight, torch.randn(m, generator=generator) if bias else None, shape)
-
-
-def factored(shape: tuple[int, int, int, int], rank: int, evaluation: Evaluation, bias: bool = True) -> KroneckerLinear:
-    """A factored layer of shape ``(m1, n1, m2, n2)`` with one zero row of blocks."""
-    layer = KroneckerLinear(KroneckerShape(*shape), rank, evaluation, bias)
-    with torch.no_grad():
-        layer.S[0] = 0
-    return layer
-
-
-class LeNet(nn.Module):
-    """LeNet-5 with its three linear layers folded to small blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
-        self.fc1 = folded(120, 400, (8, 16), seed=1)
-        self.fc2 = folded(84, 120, (4, 8), seed=2)
-        self.fc3 = folded(10, 84, (2, 4), seed=3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc3(self.fc2(self.fc1(self.features(x)).relu()).relu())
-
-
-def mlp() -> nn.Sequential:
-    """512-1024-1024-10, the two large layers folded to 32x32 blocks."""
-    first, second = folded(1024, 512, (32, 32), seed=1), folded(1024, 1024, (32, 32), seed=2)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(1024, 10))
-
-
-def needed_bytes(model: nn.Module) -> int:
-    """Entries that a file cannot do without: those of surviving blocks and of everything that is not folded."""
-    sparse = folded_layers(model).values()
-    starts = {layer.weight.data_ptr() for layer in sparse}
-    rest = sum(p.nbytes for p in model.parameters() if p.data_ptr() not in starts)
-    return rest + sum((layer.blocks - layer.zero_blocks()) * block_bytes(layer) for layer in sparse)
-
-
-def block_bytes(layer: FoldedWeight) -> int:
-    m2, n2 = layer.shape.block
-    return m2 * n2 * layer.weight.element_size()
-
-
-def run(path: Path, *inputs: Tensor) -> list[np.ndarray]:
-    """Outputs of a file in stock onnxruntime, inputs by position."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
-
-
-FLOAT32 = 1e-4  # relative to max(1, max|y|), as the export promises
-Node = tuple[str, str, str] | tuple[str, str, str, dict[str, Any]]
-
-
-def assert_same(found: np.ndarray, wanted: Any, tolerance: float = FLOAT32) -> None:
-    """Equal shapes, and ``max|y - y_ref| <= tolerance max(1, max|y_ref|)``."""
-    reference = (wanted.detach().double().numpy() if isinstance(wanted, Tensor) else np.asarray(wanted)).astype(float)
-    assert found.shape == reference.shape
-    error = np.abs(found.astype(float) - reference).max(initial=0)
-    assert error <= tolerance * max(1, np.abs(reference).max(initial=0))
-
-
-def assert_same_file(src: Path, dst: Path, dims: Sequence[Any], sizes: Sequence[int], tolerance: float) -> None:
-    """For a random ``x``, its open ``dims`` of these ``sizes``, both runtimes compute by ``dst`` what ``src`` does."""
-    onnx.checker.check_model(str(dst), full_check=True)
-    free = iter(sizes)
-    x = np.random.default_rng(0).standard_normal([d if isinstance(d, int) else next(free) for d in dims])
-    feeds = {"x": x.astype(np.float32)}
-    for wanted, *found in zip(evaluated(src, **feeds), evaluated(dst, **feeds), answers(dst, **feeds), strict=True):
-        for y in found:
-            assert_same(y, wanted, tolerance)
+# Relative to max(1, max|y|): what the export promises, and what products and chains of numbers near 1 are held to.
+PROMISED = 1e-4
+FLOAT32 = 1e-5
+FLOATS = {"float32": "float", "float64": "double", "float16": "float16", "bfloat16": "bfloat16"}
+N = 48
 
 
 def planted(
-    m: int, n: int, block: tuple[int, int], zero: float = 0.75, seed: int = 0, dtype: Any = np.float32
+    m: int, n: int, block: tuple[int, int] = (8, 8), zero: float = 0.75, seed: int = 0, dtype: Any = np.float32
 ) -> np.ndarray:
     """``W [m, n]``, normal, a share ``zero`` of its blocks exactly zero."""
     rng, grid = np.random.default_rng(seed), (m // block[0], n // block[1])
@@ -119,34 +40,93 @@ def planted(
     return (rng.standard_normal((m, n)) / n**0.5 * np.kron(mask.reshape(grid), np.ones(block))).astype(dtype)
 
 
-def onnx_file(
-    path: Path,
-    nodes: Sequence[Node],
-    inputs: Mapping[str, Sequence[Any]],
-    outputs: Mapping[str, Sequence[Any]],
-    constants: Mapping[str, np.ndarray],
-    types: Mapping[str, int] | None = None,
-    opset: int = 18,
-) -> Path:
-    """A file made by hand: ``(op, "inputs", "outputs", attributes)`` a node, ``types`` where a value is not float32."""
-    made = [helper.make_node(op, x.split(), y.split(), **(more[0] if more else {})) for op, x, y, *more in nodes]
-    kinds = {**dict.fromkeys((*inputs, *outputs), onnx.TensorProto.FLOAT), **(types or {})}
+def weight(seed: int, m: int = N, n: int = N, zero: float = 0.6) -> np.ndarray:
+    """``W^T [n, m]``, as MatMul reads it; every row of blocks has its own number of them, some have none."""
+    return planted(m, n, (8, 8), zero, seed).T
 
-    def infos(values: Mapping[str, Sequence[Any]]) -> list[onnx.ValueInfoProto]:
-        return [helper.make_tensor_value_info(name, kinds[name], list(dims)) for name, dims in values.items()]
 
-    weights = [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in constants.items()]
-    graph = helper.make_graph(made, "g", infos(inputs), infos(outputs), weights)
+def normal(*dims: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    """Normal numbers."""
+    return np.random.default_rng(seed).standard_normal(dims).astype(dtype)
+
+
+def axes(*dims: Any) -> str:
+    """The dimensions of a value as text, ``None`` where one is unknown."""
+    return ", ".join("?" if dim is None else str(dim) for dim in dims)
+
+
+def onnx_file(path: Path, signature: str, *nodes: str, opset: int = 18, **constants: np.ndarray) -> Path:
+    """``signature`` is inputs ``=>`` outputs; a text of ``nodes`` may hold one or many."""
+    inputs, outputs = signature.split("=>")
+    graph = onnx.parser.parse_graph(f"g ({inputs}) => ({outputs}) {{ {' '.join(nodes)} }}")
+    furnish(graph, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     return path
 
 
+def furnish(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> None:
+    """Constants go where they are read: those that only a body reads are its own, those nobody reads stay out."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    ours = {name: np.asarray(array, order="C") for name, array in constants.items() if name in read}
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in ours.items())
+    for body in (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
+        furnish(body, {name: array for name, array in constants.items() if name not in read})
+
+
+SMALL = planted(48, 64)
+
+
+def product(path: Path, W: np.ndarray = SMALL, leading: str = "b", opset: int = 18) -> Path:
+    """``y = x W^T`` of ``x [*leading, n]``."""
+    (m, n), kind = W.shape, FLOATS[W.dtype.name]
+    signature = f"{kind}[{leading}, {n}] x => {kind}[{leading}, {m}] y"
+    return onnx_file(path, signature, "y = MatMul(x, w)", opset=opset, w=W.T)
+
+
 def sparse(src: Path, lowering: str = "blocks", **options: Any) -> tuple[Path, deploy.ExportReport]:
     """The file written anew, nothing timed and nothing verified unless asked for: tests have oracles of their own."""
     dst = src.with_name("sparse.onnx")
     return dst, deploy.sparsify(src, dst, lowering=lowering, **{"tune": False, "verify": False, **options})
+
+
+def export(model: nn.Module, path: Path, example: Any, lowering: str = "dense", **options: Any) -> deploy.ExportReport:
+    """The public verb, nothing timed."""
+    return kx.export_onnx(model, path, example, lowering=lowering, tune=False, **options)
+
+
+def lowered(
+    folder: Path, outputs: str, *nodes: str, dims: str = "b, s, 48", **constants: np.ndarray
+) -> tuple[Path, list[str]]:
+    """The lowered file of ``float[dims] x => outputs``, found to compute what the source does, and its operators."""
+    src = onnx_file(folder / "m.onnx", f"float[{dims}] x => {outputs}", *nodes, opset=20, **constants)
+    dst, report = sparse(src)
+    assert "blocks" in {layer.lowering for layer in report.layers}
+    assert_same_file(src, dst)
+    return dst, ops(dst)
+
+
+TIMED = planted(64, 96, (16, 16))
+LABEL = "64x96 in 16x16, 75% zero, float32, MatMul, 2 axes"
+
+
+def made_up(
+    dense: tuple[float, ...], blocks: tuple[float, ...], rows: tuple[int, ...] = (1, 128), label: str = LABEL
+) -> kx.Timings:
+    """Timings that no clock ever showed, by default of the product with ``TIMED``."""
+    pairs = [("dense", dense), ("blocks", blocks)]
+    entries = [Timing(label, name, n, t) for name, seconds in pairs for n, t in zip(rows, seconds, strict=True)]
+    return kx.Timings(tuple(entries), "paper", 2)
+
+
+# Running them and looking into them.
+
+
+def run(path: Path, *inputs: Tensor) -> list[np.ndarray]:
+    """Outputs of a file in stock onnxruntime, inputs by position."""
+    names = [value.name for value in onnx.load(path, load_external_data=False).graph.input]
+    return answers(path, **dict(zip(names, (x.numpy() for x in inputs), strict=True)))
 
 
 def answers(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
@@ -160,6 +140,25 @@ def answers(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
 def evaluated(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
     """Outputs of a file in ONNX's own reference evaluator."""
     return ReferenceEvaluator(str(path)).run(None, feeds)
+
+
+def assert_same(found: np.ndarray, wanted: Any, tolerance: float = PROMISED) -> None:
+    """Equal shapes, and ``max|y - y_ref| <= tolerance max(1, max|y_ref|)``."""
+    reference = (wanted.detach().double().numpy() if isinstance(wanted, Tensor) else np.asarray(wanted)).astype(float)
+    assert found.shape == reference.shape
+    error = np.abs(found.astype(float) - reference).max(initial=0)
+    assert error <= tolerance * max(1, np.abs(reference).max(initial=0))
+
+
+def assert_same_file(src: Path, dst: Path, tolerance: float = FLOAT32) -> None:
+    """For a random ``x``, its open axes 2 and 5 long, both runtimes compute by ``dst`` what ``src`` does."""
+    onnx.checker.check_model(str(dst), full_check=True)
+    free = iter((2, 5))
+    dims = onnx.load(src).graph.input[0].type.tensor_type.shape.dim
+    x = normal(*(dim.dim_value or next(free) for dim in dims))
+    for wanted, *found in zip(evaluated(src, x=x), evaluated(dst, x=x), answers(dst, x=x), strict=True):
+        for y in found:
+            assert_same(y, wanted, tolerance)
 
 
 def ops(path: Path) -> list[str]:

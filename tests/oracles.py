@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from kronfx.layers import KroneckerLinear
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -95,3 +98,20 @@ def brute_force(m: int, n: int, r: int) -> tuple[int, set[Block]]:
     best = int(objective.min())
     rows, columns = np.nonzero(objective == best)
     return best, {(p, j, m // p, n // j) for p, j in zip(m1[rows, 0].tolist(), n1[0, columns].tolist(), strict=True)}
+
+
+def dense_weight(layer: KroneckerLinear) -> Tensor:
+    return dense(layer.S.detach().double(), layer.A.detach().double(), layer.B.detach().double())
+
+
+def assert_dense_output(layer: KroneckerLinear, x: Tensor, y: Tensor) -> None:
+    """``y`` is what a dense layer with the oracle's weight gives, as near as the dtype lets it be."""
+    W, bias = dense_weight(layer), None if layer.bias is None else layer.bias.detach().double()
+    uncancelled = dense(*(f.detach().double().abs() for f in (layer.S, layer.A, layer.B)))
+    magnitude = F.linear(x.double().abs(), uncancelled, None if bias is None else bias.abs())
+    terms = layer.rank * layer.shape.n
+    assert_near(y.detach(), F.linear(x.double(), W, bias), magnitude, layer.S.dtype, terms)
+
+
+# Float32 factors from an SVD and two products: about 1e-6 a layer, relative to the outputs, which are of order 1.
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
