@@ -7,30 +7,16 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from kronfx.errors import TrainError
 from kronfx.files import PathLike
 from kronfx.svg import Chart, Points, figure
+from kronfx.train.penalties import PENALTIES
+from kronfx.train.penalties.penalty import Penalty
 
 OWN = "step", "sparsity", "penalty", "strength", "layers"
 START = '{"step": '  # of every line, whole or cut short
-
-
-class Watched(Protocol):
-    """What a line is read from: any helper of ``kronfx.train``."""
-
-    @property
-    def strength(self) -> float:
-        """As it is now."""
-
-    def penalty(self) -> Tensor:
-        """Its value."""
-
-    def layers(self) -> dict[str, tuple[int, int]]:
-        """``(zero groups, groups)`` of every layer."""
 
 
 class History:
@@ -47,23 +33,27 @@ class History:
     name. It is written as a whole, by one append; a resumed run goes on below, and the lines of steps that are run
     again replace the older ones in :meth:`lines`. A line that a full disk or a lost machine cut short is left out.
 
-    Raises TrainError: a file that cannot be written; a step that is no integer; a figure that is no finite number, or
-    named like a line's own.
+    Raises TrainError: a file that cannot be written; a step that is no integer; what is no penalty; a figure that is no
+    finite number, or named like a line's own.
     """
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
 
-    def record(self, step: int, penalty: Watched, **figures: float) -> dict[str, Any]:
+    def record(self, step: int, penalty: Penalty, **figures: float) -> dict[str, Any]:
         """Append the line of this step; returns it."""
         if type(step) is not int:
             raise TrainError("", f"step={step!r}", "an integer", "count the optimizer's steps")
+        if not isinstance(penalty, Penalty):
+            needed = f"one of {', '.join(known.__name__ for known in PENALTIES)}, or a selection"
+            found = f"a {type(penalty).__name__} where the penalty belongs"
+            raise TrainError("", found, needed, "pass what the loop calls step() of")
         given = {name: _figure(name, value, step) for name, value in figures.items()}
         layers = penalty.layers()
         zero, groups = (sum(column) for column in zip(*layers.values()))
         line = {"step": step, "sparsity": zero / groups, "penalty": float(penalty.penalty().detach())}
         line |= {"strength": penalty.strength, **given}
-        line = {**line, "layers": {name: list(counted) for name, counted in layers.items()}}
+        line = {**line, "layers": {name: list(counts) for name, counts in layers.items()}}
         self._append(json.dumps(line) + "\n")
         return line
 

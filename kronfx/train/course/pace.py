@@ -20,7 +20,7 @@ PATIENCE = 100  # optimizer steps, or values of the penalty, before a step that 
 class Listener(Protocol):
     """What wants to see the gradients of every optimizer step."""
 
-    def heard(self) -> None:
+    def after_step(self) -> None:
         """A step was just taken, and the gradients are still there."""
 
 
@@ -159,7 +159,7 @@ class _Count:
     def add(self) -> None:
         listener = None if self.listener is None else self.listener()
         if listener is not None:
-            listener.heard()
+            listener.after_step()
         self.pending += 1
         if self.pending == PATIENCE and not self._ever:
             self._ever = True

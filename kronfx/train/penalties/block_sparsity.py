@@ -55,7 +55,8 @@ of the steps 90.65, 90.59 and 89.75. Shrink for four to six tenths of a training
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,15 +70,22 @@ from kronfx.train.course.stepper import Stepper
 from kronfx.train.course.target import Target
 from kronfx.train.parts.factored import FactoredPart
 from kronfx.train.parts.part import trained
-from kronfx.train.penalties.penalty import Penalty
+from kronfx.train.penalties.grouped import GroupPenalty, PenaltyState
 from kronfx.train.penalties.sensitivity import Sensitivity
-from kronfx.train.state import require_state
 from kronfx.train.unfactored import unfactored
 
 STRENGTH = 0.1  # of the penalty, or where the search of a target for its own begins
 
 
-class BlockSparsity(Penalty):
+@dataclass(frozen=True, kw_only=True)
+class RampState(PenaltyState):
+    """The penalties', the length of the ramp, and what it has felt of the blocks."""
+
+    ramp: int
+    sensitivity: dict[str, Tensor]
+
+
+class BlockSparsity(GroupPenalty):
     """Drives blocks of every factored layer's ``W`` to exact zero while any optimizer trains the model.
 
     ::
@@ -140,26 +148,29 @@ class BlockSparsity(Penalty):
         self._ramp = None if steps is None else Ramp(steps, END, target)
         self._sensitivity = None if self._ramp is None else Sensitivity(trained(parts))
         strength = (0.0 if self._ramp else STRENGTH) if strength is None else strength
-        super().__init__({**parts}, strength, target, optimizer, self._ramp, self._sensitivity)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The penalties', and of a ramp its length and what it knows about the blocks."""
-        state = super().state_dict()
-        if self._ramp is None or self._sensitivity is None:
-            return state
-        return {**state, "ramp": self._ramp.steps, "sensitivity": self._sensitivity.state()}
+        super().__init__(
+            parts, strength=strength, target=target, optimizer=optimizer, course=self._ramp, listener=self._sensitivity
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. Raises TrainError as the penalties do, and where the saved ramp, not yet at its end, is of
         another length."""
-        require_state(state, self.state_dict())
-        mine, theirs = None if self._ramp is None else self._ramp.steps, state.get("ramp")
-        if mine != theirs and not state["kept"]:
+        ramped = self._ramp is not None or (isinstance(state, Mapping) and "ramp" in state)
+        saved = (RampState if ramped else PenaltyState).from_dict(state)
+        mine = None if self._ramp is None else self._ramp.steps
+        theirs = saved.ramp if isinstance(saved, RampState) else None
+        if mine != theirs and not saved.kept:
             found = f"the saved state is of steps={theirs}, this one of steps={mine}"
             raise TrainError("", found, "the same: a ramp does not change its pace midway", f"pass steps={theirs}")
-        super().load_state_dict(state)
-        if self._sensitivity is not None:
-            self._sensitivity.restore(state["sensitivity"])
+        self._restore(saved)
+        if self._sensitivity is not None and isinstance(saved, RampState):
+            self._sensitivity.restore(saved.sensitivity)
+
+    def _state(self) -> PenaltyState:
+        state = super()._state()
+        if self._ramp is None or self._sensitivity is None:
+            return state
+        return RampState(**state.to_dict(), ramp=self._ramp.steps, sensitivity=self._sensitivity.state())
 
     def _closed(self) -> dict[str, Loop]:
         return super()._closed() if self._ramp is None else {}
@@ -171,7 +182,7 @@ class BlockSparsity(Penalty):
         for goal in self._goals.values():
             count = self._ramp.count(goal.count, self._steps + 1)
             if count:
-                self._keep_highest(goal, count)
+                self._cut_lowest(goal, count)
 
     def _ranks(self, names: Sequence[str]) -> list[Tensor]:
         if self._sensitivity is None:
