@@ -222,7 +222,7 @@ class PatternSelection(Penalty):
             for k, layer in enumerate(candidates_of(candidates))
         }
         carries = self._carries
-        return {name: FactoredPart(name, x, carries.setdefault(x, Carry())) for name, x in named.items()}
+        return {name: FactoredPart(name, x, carry=carries.setdefault(x, Carry())) for name, x in named.items()}
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {part.label: part.parameter for part in self._parts().values()}

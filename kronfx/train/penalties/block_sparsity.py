@@ -70,6 +70,7 @@ from kronfx.train.course.stepper import Stepper
 from kronfx.train.course.target import Target
 from kronfx.train.parts.factored import FactoredPart
 from kronfx.train.parts.part import trained
+from kronfx.train.parts.shrinkage import Shrinkage, as_shrinkage
 from kronfx.train.penalties.grouped import GroupPenalty, PenaltyState
 from kronfx.train.penalties.sensitivity import Sensitivity
 from kronfx.train.unfactored import unfactored
@@ -116,6 +117,9 @@ class BlockSparsity(GroupPenalty):
     while the share is below, and no step shrinks further than reaching the target takes. Once there the share holds; a
     block may still change places with another. ``freeze()`` ends the shrinking.
 
+    ``shrinkage`` is what a block is charged for, ``|S[p, j]|`` by ``Lasso()`` unless given. ``Elastic(ridge)`` divides
+    ``S`` by ``1 + lr strength ridge`` besides; the scale of ``S`` being held, ``A`` takes it, and all of ``W`` decays.
+
     A step is taken once for each of the optimizer's: none while gradients accumulate, none after a step that a
     ``GradScaler`` skipped. Without ``optimizer`` it is the one seen to step every ``S``; a wrapper is unwrapped.
 
@@ -125,9 +129,9 @@ class BlockSparsity(GroupPenalty):
 
     Raises TrainError: no factored layer, or all of them frozen; a strength that is negative or not finite (or 0 or a
     schedule with a target); a target outside (0, 1), that no number of blocks comes within a percentage point of, or
-    that leaves a layer nothing; ``steps`` without a target, with a strength, or fewer than 20; an optimizer that holds
-    not every ``S``, as one built before ``factorize``; and, at any step, an ``S`` with NaN or infinite entries, or no
-    optimizer that was given or seen.
+    that leaves a layer nothing; ``steps`` without a target, with a strength or a shrinkage, or fewer than 20; what is
+    no shrinkage; an optimizer that holds not every ``S``, as one built before ``factorize``; and, at any step, an ``S``
+    with NaN or infinite entries, or no optimizer that was given or seen.
     """
 
     def __init__(
@@ -137,14 +141,17 @@ class BlockSparsity(GroupPenalty):
         target: Target | None = None,
         optimizer: Stepper | None = None,
         steps: int | None = None,
+        shrinkage: Shrinkage | None = None,
     ) -> None:
         require_module(model, TrainError)
-        parts = {name: FactoredPart(name, layer) for name, layer in kronecker_layers(model).items()}
+        charge = as_shrinkage(shrinkage)
+        parts = {name: FactoredPart(name, layer, charge) for name, layer in kronecker_layers(model).items()}
         if not parts:
             raise unfactored()
-        if steps is not None and strength is not None:
-            found = f"steps={steps!r} and strength={strength!r}"
-            raise TrainError("", found, "one of the two: the ramp of a known length needs no strength", "leave one out")
+        for option, wish in (("strength", strength), ("shrinkage", shrinkage)):
+            if steps is not None and wish is not None:
+                found, needed = f"steps={steps!r} and {option}={wish!r}", "the ramp of a known length charges nothing"
+                raise TrainError("", found, f"one of the two: {needed}", "leave one out")
         self._ramp = None if steps is None else Ramp(steps, END, target)
         self._sensitivity = None if self._ramp is None else Sensitivity(trained(parts))
         strength = (0.0 if self._ramp else STRENGTH) if strength is None else strength

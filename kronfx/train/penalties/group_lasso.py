@@ -9,7 +9,7 @@ from kronfx.train.course.schedules import Schedule
 from kronfx.train.course.stepper import Stepper
 from kronfx.train.course.target import Target
 from kronfx.train.parts.dense import GroupsWish, dense_parts
-from kronfx.train.parts.shrinkage import Elastic, Lasso, Shrinkage
+from kronfx.train.parts.shrinkage import Elastic, Shrinkage, as_shrinkage
 from kronfx.train.penalties.grouped import GroupPenalty
 
 SHRINKS = 0.4  # of a training of known length; the rest of it lets what is left recover
@@ -45,7 +45,7 @@ class GroupLasso(GroupPenalty):
         shrinkage: Shrinkage | None = None,
         steps: int | None = None,
     ) -> None:
-        parts = dense_parts(model, groups, Lasso() if shrinkage is None else shrinkage)
+        parts = dense_parts(model, groups, as_shrinkage(shrinkage))
         course = None if steps is None else Course(steps, SHRINKS, target)
         super().__init__(parts, strength=strength, target=target, optimizer=optimizer, course=course)
 
