@@ -45,7 +45,7 @@ class History:
         if type(step) is not int:
             raise TrainError("", f"step={step!r}", "an integer", "count the optimizer's steps")
         if not isinstance(penalty, Penalty):
-            needed = f"one of {', '.join(known.__name__ for known in PENALTIES)}, or a selection"
+            needed = f"one of {', '.join(kind.__name__ for kind in PENALTIES)}, or a selection"
             found = f"a {type(penalty).__name__} where the penalty belongs"
             raise TrainError("", found, needed, "pass what the loop calls step() of")
         given = {name: _figure(name, value, step) for name, value in figures.items()}
@@ -59,16 +59,16 @@ class History:
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines in the order of their steps, of each step the last. Raises TrainError on a file that has others."""
-        found: dict[int, dict[str, Any]] = {}
+        by_step: dict[int, dict[str, Any]] = {}
         text = self.path.read_text(errors="replace") if self.path.is_file() else ""
         for number, raw in enumerate(text.splitlines(), 1):
             line = _parsed(raw)
             if line is not None:
-                found[line["step"]] = line
+                by_step[line["step"]] = line
             elif not raw.startswith(START):
                 remedy = "delete that line, or record into another file"
                 raise TrainError(f"{self.path}:{number}", f"{raw[:40]!r}", "a line that History wrote", remedy)
-        return [found[step] for step in sorted(found)]
+        return [by_step[step] for step in sorted(by_step)]
 
     def draw(self, path: PathLike) -> Path:
         """Write the zero groups, of the whole and of every layer, the penalty, the strength and every other figure over
@@ -83,11 +83,12 @@ class History:
             shares[layer] = [(step, 100 * zero / groups) for step, (zero, groups) in counts]
         shares["all"] = [(step, 100 * share) for step, share in shares["all"]]
         shares = {"all": shares["all"]} if len(shares) == 2 else shares
-        charts = [Chart(shares, "Zero groups", "optimizer steps", "% exactly zero")]
+        charts = [Chart(shares, title="Zero groups", x_label="optimizer steps", y_label="% exactly zero")]
         for name in names:
             if name not in ("step", "sparsity", "layers"):
                 title = name[:1].upper() + name[1:]
-                charts.append(Chart({name: _curve(lines, name)}, title, "optimizer steps", name))
+                curve = {name: _curve(lines, name)}
+                charts.append(Chart(curve, title=title, x_label="optimizer steps", y_label=name))
         return figure(path, charts)
 
     def _append(self, text: str) -> None:

@@ -89,9 +89,9 @@ class Pace:
     def rates(self) -> list[float]:
         """``lr`` of every parameter, read anew each time: schedulers and ``load_state_dict`` change the groups. Raises
         TrainError where no optimizer was given or seen."""
-        return rates_of(self.known(), self._parameters)
+        return rates_of(self.stepper(), self._parameters)
 
-    def known(self) -> Stepper:
+    def stepper(self) -> Stepper:
         """The optimizer. Raises TrainError where none was given or seen."""
         if self.optimizer is None:
             found = f"no optimizer has stepped the parameters that {self._what} acts on"

@@ -160,7 +160,7 @@ class PatternSelection(Penalty):
         taken = self._pace.due()
         if not taken:
             return
-        self._pace.known()
+        self._pace.stepper()
         if self._contests and not self._seen:
             self._warn_without()
         losers = list(map(Contest.settle, self._contests, [norms.tolist() for norms in self._seen]))
@@ -200,11 +200,11 @@ class PatternSelection(Penalty):
     def _choices(self) -> list[list[Pattern]]:
         """The patterns of every choice to be made: here one, between whole patterns."""
         candidates = {site: candidates_of(layer) for site, layer in self._sites.items()}
-        (first, found), *others = ((site, len(layers)) for site, layers in candidates.items())
+        (first, length), *others = ((site, len(layers)) for site, layers in candidates.items())
         for site, count in others:
-            if count != found:
+            if count != length:
                 remedy = "give every layer a list of the same length, or use LayerwisePatternSelection"
-                raise TrainError(site, f"{count} candidates, and {found} at {first}", "one a pattern", remedy)
+                raise TrainError(site, f"{count} candidates, and {length} at {first}", "one a pattern", remedy)
         return [[dict(zip(candidates, layers)) for layers in zip(*candidates.values())]]
 
     def _strengths(self) -> tuple[float, float]:

@@ -152,7 +152,7 @@ class BlockSparsity(GroupPenalty):
             if steps is not None and wish is not None:
                 found, needed = f"steps={steps!r} and {option}={wish!r}", "the ramp of a known length charges nothing"
                 raise TrainError("", found, f"one of the two: {needed}", "leave one out")
-        self._ramp = None if steps is None else Ramp(steps, END, target)
+        self._ramp = None if steps is None else Ramp(steps=steps, share=END, target=target)
         self._sensitivity = None if self._ramp is None else Sensitivity(trained(parts))
         strength = (0.0 if self._ramp else STRENGTH) if strength is None else strength
         super().__init__(

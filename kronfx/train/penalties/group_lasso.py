@@ -46,7 +46,7 @@ class GroupLasso(GroupPenalty):
         steps: int | None = None,
     ) -> None:
         parts = dense_parts(model, groups, as_shrinkage(shrinkage))
-        course = None if steps is None else Course(steps, SHRINKS, target)
+        course = None if steps is None else Course(steps=steps, share=SHRINKS, target=target)
         super().__init__(parts, strength=strength, target=target, optimizer=optimizer, course=course)
 
 
