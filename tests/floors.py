@@ -111,11 +111,12 @@ def stages(sources: Mapping[str, str]) -> list[Stage]:
 
 
 def _imported(node: ast.AST, typing: bool = True) -> Iterator[tuple[str, ...]]:
-    """What each import may mean, the finest first: ``torch.fx``, ``torch``."""
+    """What each import may mean, the finest first: ``torch.fx``, ``torch``. A relative one begins with its dots."""
     if isinstance(node, ast.Import):
         yield from ((alias.name,) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        yield from ((f"{node.module}.{alias.name}", node.module or "") for alias in node.names)
+        package = "." * node.level + (node.module or "")
+        yield from ((f"{package}.{alias.name}", package) for alias in node.names)
     unread = not typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
     for child in node.orelse if unread else ast.iter_child_nodes(node):
         yield from _imported(child, typing)

@@ -68,6 +68,7 @@ def violations(sources: dict[str, str]) -> list[str]:
         for library, homes in HOMES.items():
             if room not in homes and any(name == library or name.startswith(f"{library}.") for name in names):
                 wrong.append(f"{path} imports {library}")
+        wrong += [f"{path} imports {name}, which names no room" for name in names if name.startswith(".")][:1]
         if room in NO_TORCH and any(name.split(".")[0] == "torch" for name in names):
             wrong.append(f"{path} imports torch")
     return wrong
@@ -102,6 +103,7 @@ def test_the_check_sees_what_is_broken_on_purpose() -> None:
         "layers.py": "from torch import fx",
         "report/peek.py": "import onnx",
         "solver.py": "import torch.nn",
+        "train/near.py": "from .parts import part",
     }
     assert len(violations(broken)) == len(broken)
     assert violations({"graph/fold.py": "from torch import fx\nfrom kronfx.layers import x"}) == []
