@@ -15,7 +15,7 @@ import kronfx as kx
 from kronfx.errors import TrainError
 from kronfx.layers import KroneckerLinear
 from kronfx.train import Blocks, BlockSparsity, Cosine, GroupLasso, Linear, MagnitudePruning, Stepped
-from kronfx.train.penalties.grouped import GroupPenalty
+from kronfx.train.penalties.penalty import Penalty
 
 LR = 0.02
 
@@ -39,7 +39,7 @@ def backward(model: nn.Module, step: int) -> None:
     (model(x) - y).square().mean().backward()
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, penalty: GroupPenalty, steps: range) -> None:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, penalty: Penalty, steps: range) -> None:
     """The loop of the documentation."""
     for step in steps:
         optimizer.zero_grad()
@@ -48,7 +48,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, penalty: GroupPena
         penalty.step()
 
 
-def idle(optimizer: torch.optim.Optimizer, penalty: GroupPenalty, steps: int) -> None:
+def idle(optimizer: torch.optim.Optimizer, penalty: Penalty, steps: int) -> None:
     """Steps of an optimizer that has no gradient."""
     for _ in range(steps):
         optimizer.step()
@@ -68,7 +68,7 @@ def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
 
 
-def build(kind: str, model: nn.Module, optimizer: torch.optim.Optimizer | None, **options: Any) -> GroupPenalty:
+def build(kind: str, model: nn.Module, optimizer: torch.optim.Optimizer | None, **options: Any) -> Penalty:
     if kind == "factored":
         return BlockSparsity(model, optimizer=optimizer, **options)
     if kind == "lasso":
