@@ -22,10 +22,10 @@ LEVELS = {
 INSIDE = {
     "deploy": {
         "nodes": 0, "quiet": 0, "records": 0,
-        "options": 1, "storage": 1, "prove": 1, "write": 1, "read": 1,
-        "capture": 2, "find": 2,
-        "lower": 3,
-        "choose": 4, "opening": 4,
+        "options": 1, "storage": 1, "opening": 1,
+        "find": 2, "prove": 2, "read": 2,
+        "lower": 3, "capture": 3, "write": 3,
+        "choose": 4,
         "pipeline": 5,
         "export": 6, "sparsify": 6,
         "": 7,
