@@ -186,14 +186,7 @@ def _known(weight: _Weight) -> Match:
     """A module that is nothing but this linear map."""
     convolution = convolution_of(weight.owner)
     site = _site(weight, type(weight.owner).__name__, False, convolution is not None)
-    return Match(
-        site=site,
-        owner=weight.owner,
-        target=weight.target,
-        parameter=weight.parameter,
-        convolution=convolution,
-        is_known=True,
-    )
+    return Match(site, weight.owner, weight.target, weight.parameter, convolution=convolution, is_known=True)
 
 
 def _match(weight: _Weight, graph: fx.Graph | Untraceable) -> Match | str:
@@ -226,15 +219,7 @@ def _traced(weight: _Weight, linear: Linear) -> Match:
     if convolution is not None:
         convolution = replace(convolution, kernel=tuple(weight.parameter.shape[2:]))
     node = linear if isinstance(owner, fx.GraphModule) else None
-    return Match(
-        site=site,
-        owner=owner,
-        target=weight.target,
-        parameter=weight.parameter,
-        transposed=linear.transposed,
-        convolution=convolution,
-        linear=node,
-    )
+    return Match(site, owner, weight.target, weight.parameter, linear.transposed, convolution, node)
 
 
 def _by_source(weight: _Weight, reason: str) -> Match | str:
@@ -248,9 +233,7 @@ def _by_source(weight: _Weight, reason: str) -> Match | str:
     if isinstance(use, str):
         return f"its owner uses it in `{use}`, which is no linear map that kronfx rewrites"
     site = _site(weight, type(weight.owner).__name__, use.transposed, False)
-    return Match(
-        site=site, owner=weight.owner, target=weight.target, parameter=weight.parameter, transposed=use.transposed
-    )
+    return Match(site, weight.owner, weight.target, weight.parameter, use.transposed)
 
 
 def _site(weight: _Weight, kind: str, transposed: bool, is_convolution: bool) -> Site:
@@ -258,9 +241,9 @@ def _site(weight: _Weight, kind: str, transposed: bool, is_convolution: bool) ->
     if is_convolution:
         m, channels, *kernel = parameter.shape
         taps = math.prod(kernel)
-        return Site(name=name, kind=kind, m=m, n=channels * taps, dtype=_dtype(weight), taps=taps)
+        return Site(name, kind, m, channels * taps, _dtype(weight), taps=taps)
     *stack, m, n = parameter.mT.shape if transposed else parameter.shape
-    return Site(name=name, kind=kind, m=m, n=n, dtype=_dtype(weight), stack=math.prod(stack))
+    return Site(name, kind, m, n, _dtype(weight), stack=math.prod(stack))
 
 
 def _dtype(weight: _Weight) -> str:
