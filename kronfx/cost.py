@@ -55,12 +55,12 @@ def work(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, ta
         touched = 2 * intermediate
     forward = first + second
     return Work(
-        forward,
-        2 * forward,
-        second if evaluation == "materialize" else first,
-        intermediate,
-        x + touched + y,
-        rank * (shape.blocks + shape.m2 * shape.n2),
+        forward=forward,
+        backward=2 * forward,
+        input_gradient=second if evaluation == "materialize" else first,
+        intermediate=intermediate,
+        activations=x + touched + y,
+        weights=rank * (shape.blocks + shape.m2 * shape.n2),
     )
 
 

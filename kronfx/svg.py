@@ -60,7 +60,7 @@ def line_chart(
     path: PathLike, series: Mapping[str, Points], title: str, x_label: str, y_label: str, *, log_x: bool = False
 ) -> Path:
     """Write one chart as an SVG file; returns its path. Raises KronfxError where it cannot be written."""
-    return figure(path, [Chart(series, title, x_label, y_label, log_x=log_x)])
+    return figure(path, [Chart(series=series, title=title, x_label=x_label, y_label=y_label, log_x=log_x)])
 
 
 def figure(path: PathLike, charts: Sequence[Chart]) -> Path:
@@ -116,13 +116,15 @@ def _axis(values: list[float], start: float, end: float, log: bool) -> _Axis:
     if log:
         first, last = math.floor(math.log10(min(values, default=1))), math.ceil(math.log10(max(values, default=10)))
         last = max(last, first + 1)
-        return _Axis(first, last, start, end, True, tuple(10.0**k for k in range(first, last + 1)))
+        return _Axis(
+            low=first, high=last, start=start, end=end, log=True, ticks=tuple(10.0**k for k in range(first, last + 1))
+        )
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low == high:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
     step = _round_step((high - low) / 5)
     ticks = tuple(k * step for k in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1))
-    return _Axis(ticks[0], ticks[-1], start, end, False, ticks)
+    return _Axis(low=ticks[0], high=ticks[-1], start=start, end=end, log=False, ticks=ticks)
 
 
 def _round_step(rough: float) -> float:

@@ -68,7 +68,12 @@ def load(model: nn.Module, folder: PathLike) -> nn.Module:
 def _plan(model: nn.Module) -> Plan:
     """The plan that makes a dense model's sites the factored layers of this one."""
     layers = [(name, part) for name, site in factored_sites(model).items() for part in candidates_of(site)]
-    return Plan(tuple(Choice(_site(name, layer), layer.grid, layer.rank, layer.evaluation) for name, layer in layers))
+    return Plan(
+        tuple(
+            Choice(site=_site(name, layer), shape=layer.grid, rank=layer.rank, evaluation=layer.evaluation)
+            for name, layer in layers
+        )
+    )
 
 
 def _site(name: str, layer: KroneckerLinear) -> Site:
@@ -76,7 +81,7 @@ def _site(name: str, layer: KroneckerLinear) -> Site:
     kind = f"KroneckerConv {'x'.join(map(str, kernel))}" if kernel else "KroneckerLinear"
     dtype = str(layer.S.dtype).removeprefix("torch.")
     stack, taps = math.prod(layer.stack), math.prod(kernel)
-    return Site(name, kind, layer.out_features, layer.in_features, dtype, stack, taps)
+    return Site(name=name, kind=kind, m=layer.out_features, n=layer.in_features, dtype=dtype, stack=stack, taps=taps)
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -131,7 +136,10 @@ def _rewritten(model: nn.Module, saved: Saved) -> nn.Module:
     already = kronecker_layers(model)
     if already:
         raise CheckpointError("", f"a model that is factored already ({few(already)})", "a dense model", remedy)
-    folded = (Choice(Site(name, "folded", g.m, g.n), g.shape, 1, "materialize") for name, g in saved.grids.items())
+    folded = (
+        Choice(site=Site(name=name, kind="folded", m=g.m, n=g.n), shape=g.shape, rank=1, evaluation="materialize")
+        for name, g in saved.grids.items()
+    )
     try:
         rewritten = factorize(model, replace(saved.plan, choices=(*saved.plan.choices, *folded)), "random", False)
         _require_kinds(rewritten, saved.plan)

@@ -7,7 +7,7 @@ it does (modules, functions, operators, einsum, torch's own attention) it is a f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ class Recorder(TorchDispatchMode):
         values = inputs[:1] if op in _TAKES_A_PART and inputs[0].read else inputs
         data = any(step.data for step in values)
         read = frozenset[int]() if data else frozenset().union(*(step.read for step in values))
-        return Step(op, numbers, data, read)
+        return Step(op=op, inputs=numbers, data=data, read=read)
 
     def _known(self, tensor: Tensor) -> int:
         if id(tensor) not in self._number:
@@ -125,7 +125,7 @@ def _written(arguments: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _sized(step: Step, tensor: Tensor) -> Step:
-    return Step(step.op, step.inputs, step.data, step.read, tensor.numel())
+    return replace(step, size=tensor.numel())
 
 
 def _computed(func: Any, flat: list[Any], spec: Any) -> Any:

@@ -102,7 +102,7 @@ def convolution(node: fx.Node) -> Found:
         0 if padding is None else padding,
         1 if dilation is None else dilation,
     )
-    return Linear(node, x, stored[0], bias, f"conv{dims}d", convolution=settings)
+    return Linear(node=node, x=x, weight=stored[0], bias=bias, spelling=f"conv{dims}d", convolution=settings)
 
 
 SPELLINGS: tuple[Callable[[fx.Node], Found], ...] = (linear, matrix_product, addmm, einsum, convolution)
@@ -162,7 +162,7 @@ def _canonical(node: fx.Node, x: Any, weight: Any, bias: Any, spelling: str, upr
     stored = _stored(weight)
     if stored is None or not isinstance(x, fx.Node) or not (bias is None or isinstance(bias, fx.Node)):
         return None
-    return Linear(node, x, stored[0], bias, spelling, transposed=stored[1] == upright)
+    return Linear(node=node, x=x, weight=stored[0], bias=bias, spelling=spelling, transposed=stored[1] == upright)
 
 
 def _convolutions() -> dict[object, int]:

@@ -108,7 +108,13 @@ def _plan(
             refused.append(Refusal(site.name, site.kind, (site.m, site.n), outcome))
         else:
             choices += outcome
-    return Plan(tuple(choices), (*refused, *refusals), rows, model_parameters, certificate)
+    return Plan(
+        choices=tuple(choices),
+        refusals=(*refused, *refusals),
+        rows=rows,
+        model_parameters=model_parameters,
+        budget=certificate,
+    )
 
 
 def _require_single_blocks(sites: Sequence[Site], wishes: Mapping[str, Wish]) -> None:

@@ -69,7 +69,11 @@ def within(
     _require_possible(groups, given, fixed, sites, refusals, limits)
     room = np.array([given[number] or 0 for number in active]) - fixed[active]
     candidates, sizes = [group.candidates for group in groups], [len(group.sites) for group in groups]
-    filled = fill(candidates, sizes, room, active) if groups else Filled([], 0.0, 0.0, np.zeros(len(active)), 0)
+    filled = (
+        fill(candidates, sizes, room, active)
+        if groups
+        else Filled(counts=[], value=0.0, bound=0.0, prices=np.zeros(len(active)), candidates=0)
+    )
     if filled is None:
         raise _too_tight("both budgets at once", "no choice meets the two", "a larger one of the two")
     for group, counts in zip(groups, filled.counts):
@@ -78,14 +82,14 @@ def within(
     measure = "surrogate" if setting.energies is None else "energy"
     maps = max(1, sum(site.stack for site in dense))
     certificate = Budget(
-        limits.parameters,
-        limits.multiply_adds,
-        math.exp(filled.value / maps),
-        math.exp(filled.bound / maps),
-        filled.candidates,
-        measure,
-        prices.get(0, 0.0) / maps,
-        prices.get(1, 0.0) / maps,
+        max_parameters=limits.parameters,
+        max_multiply_adds=limits.multiply_adds,
+        value=math.exp(filled.value / maps),
+        bound=math.exp(filled.bound / maps),
+        candidates=filled.candidates,
+        measure=measure,
+        parameter_price=prices.get(0, 0.0) / maps,
+        multiply_add_price=prices.get(1, 0.0) / maps,
     )
     return outcomes, certificate
 

@@ -38,7 +38,13 @@ class Candidates:
 
     def only(self, kept: NDArray[np.bool_] | Integers) -> Candidates:
         """Some of them."""
-        return Candidates(self.shapes, self.which[kept], self.ranks[kept], self.costs[kept], self.values[kept])
+        return Candidates(
+            shapes=self.shapes,
+            which=self.which[kept],
+            ranks=self.ranks[kept],
+            costs=self.costs[kept],
+            values=self.values[kept],
+        )
 
 
 def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
@@ -57,7 +63,7 @@ def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
     if not wish.named & {"rank", "block"}:  # whoever asks for this very layer's does not mean it to stay dense
         parts.append(_dense(site, setting))
     which, ranks, costs, values = (np.concatenate(arrays) for arrays in zip(*parts))
-    return Candidates(tuple(found), which, ranks, costs, values)
+    return Candidates(shapes=tuple(found), which=which, ranks=ranks, costs=costs, values=values)
 
 
 def _measured_shapes(site: Site, wish: Wish, setting: Setting) -> list[KroneckerShape] | str:

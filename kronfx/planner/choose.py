@@ -35,7 +35,7 @@ class Setting:
         """The choice of this shape and rank, its evaluation and its energy."""
         evaluation = cheapest(shape, rank, self.rows, site.taps, self.price)
         energy = None if self.energies is None else self.energies(site, shape)[rank - 1]
-        return Choice(site, shape, rank, evaluation, energy)
+        return Choice(site=site, shape=shape, rank=rank, evaluation=evaluation, energy=energy)
 
     def loss(self, choice: Choice) -> str | None:
         """In which way the choice is bigger or slower than the dense map, in words."""

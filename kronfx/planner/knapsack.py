@@ -39,7 +39,13 @@ def fill(groups: Sequence[Candidates], sizes: Sequence[int], limits: Integers, a
     values = np.concatenate([group.values[k] for group, k in zip(groups, kept)])
     owner = np.repeat(np.arange(len(groups)), [len(k) for k in kept])
     local = np.concatenate(kept)
-    problem = _Problem(costs, values, owner, np.asarray(sizes, dtype=np.float64), limits.astype(np.float64))
+    problem = _Problem(
+        costs=costs,
+        values=values,
+        owner=owner,
+        sizes=np.asarray(sizes, dtype=np.float64),
+        limits=limits.astype(np.float64),
+    )
     solved = problem.solve()
     if solved is None:
         return None
@@ -48,7 +54,7 @@ def fill(groups: Sequence[Candidates], sizes: Sequence[int], limits: Integers, a
     for index in np.flatnonzero(taken):
         counts[owner[index]].append((int(local[index]), int(taken[index])))
     value = float(values @ taken)
-    return Filled(counts, value, max(bound, value), prices, sum(map(len, groups)))
+    return Filled(counts=counts, value=value, bound=max(bound, value), prices=prices, candidates=sum(map(len, groups)))
 
 
 def least(groups: Sequence[Candidates], cost: int) -> list[int]:

@@ -33,7 +33,13 @@ class PlanDifference:
         absent: Outcome = ("not in this plan", None)
         names = dict.fromkeys([*after, *before])
         pairs = {name: (before.get(name, absent), after.get(name, absent)) for name in names}
-        return cls(tuple(Change(n, b[0], a[0], b[1], a[1]) for n, (b, a) in pairs.items() if a != b))
+        return cls(
+            tuple(
+                Change(site=n, before=b[0], after=a[0], parameters_before=b[1], parameters_after=a[1])
+                for n, (b, a) in pairs.items()
+                if a != b
+            )
+        )
 
     def __bool__(self) -> bool:
         return bool(self.changes)

@@ -239,12 +239,12 @@ def _record(kind: type[Any], entry: dict[str, Any]) -> Any:
 
 def _choice(entry: dict[str, Any]) -> Choice:
     choice = Choice(
-        _record(Site, {name: value for name, value in entry["site"].items() if name not in FORMER}),
-        _record(KroneckerShape, entry["shape"]),
-        entry["rank"],
-        entry["evaluation"],
-        entry["energy"],
-        entry.get("zero_start", False),
+        site=_record(Site, {name: value for name, value in entry["site"].items() if name not in FORMER}),
+        shape=_record(KroneckerShape, entry["shape"]),
+        rank=entry["rank"],
+        evaluation=entry["evaluation"],
+        energy=entry["energy"],
+        zero_start=entry.get("zero_start", False),
     )
     if type(choice.rank) is not int or choice.evaluation not in EVALUATIONS:
         raise ValueError(f"rank {choice.rank!r}, evaluation {choice.evaluation!r}")

@@ -86,7 +86,7 @@ def _node(number: int, grid: Grid, priced: Priced, top: int, bottom: int, left: 
         for evaluation, (i, j) in corners.items()
     )
     weights = priced.weights(grid.entries).least(rows[top] * columns[left], rows[bottom] * columns[right])
-    return _Node(price + weights, number, top, bottom, left, right, corner)
+    return _Node(bound=price + weights, grid=number, top=top, bottom=bottom, left=left, right=right, corner=corner)
 
 
 def _rest(node: _Node, row: int, column: int) -> Iterator[tuple[int, int, int, int]]:

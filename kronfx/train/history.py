@@ -7,30 +7,16 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from kronfx.errors import TrainError
 from kronfx.files import PathLike
 from kronfx.svg import Chart, Points, figure
+from kronfx.train.penalties import PENALTIES
+from kronfx.train.penalties.penalty import Penalty
 
 OWN = "step", "sparsity", "penalty", "strength", "layers"
 START = '{"step": '  # of every line, whole or cut short
-
-
-class Watched(Protocol):
-    """What a line is read from: any helper of ``kronfx.train``."""
-
-    @property
-    def strength(self) -> float:
-        """As it is now."""
-
-    def penalty(self) -> Tensor:
-        """Its value."""
-
-    def layers(self) -> dict[str, tuple[int, int]]:
-        """``(zero groups, groups)`` of every layer."""
 
 
 class History:
@@ -47,38 +33,42 @@ class History:
     name. It is written as a whole, by one append; a resumed run goes on below, and the lines of steps that are run
     again replace the older ones in :meth:`lines`. A line that a full disk or a lost machine cut short is left out.
 
-    Raises TrainError: a file that cannot be written; a step that is no integer; a figure that is no finite number, or
-    named like a line's own.
+    Raises TrainError: a file that cannot be written; a step that is no integer; what is no penalty; a figure that is no
+    finite number, or named like a line's own.
     """
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
 
-    def record(self, step: int, penalty: Watched, **figures: float) -> dict[str, Any]:
+    def record(self, step: int, penalty: Penalty, **figures: float) -> dict[str, Any]:
         """Append the line of this step; returns it."""
         if type(step) is not int:
             raise TrainError("", f"step={step!r}", "an integer", "count the optimizer's steps")
+        if not isinstance(penalty, Penalty):
+            needed = f"one of {', '.join(kind.__name__ for kind in PENALTIES)}, or a selection"
+            found = f"a {type(penalty).__name__} where the penalty belongs"
+            raise TrainError("", found, needed, "pass what the loop calls step() of")
         given = {name: _figure(name, value, step) for name, value in figures.items()}
         layers = penalty.layers()
         zero, groups = (sum(column) for column in zip(*layers.values()))
         line = {"step": step, "sparsity": zero / groups, "penalty": float(penalty.penalty().detach())}
         line |= {"strength": penalty.strength, **given}
-        line = {**line, "layers": {name: list(counted) for name, counted in layers.items()}}
+        line = {**line, "layers": {name: list(counts) for name, counts in layers.items()}}
         self._append(json.dumps(line) + "\n")
         return line
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines in the order of their steps, of each step the last. Raises TrainError on a file that has others."""
-        found: dict[int, dict[str, Any]] = {}
+        by_step: dict[int, dict[str, Any]] = {}
         text = self.path.read_text(errors="replace") if self.path.is_file() else ""
         for number, raw in enumerate(text.splitlines(), 1):
             line = _parsed(raw)
             if line is not None:
-                found[line["step"]] = line
+                by_step[line["step"]] = line
             elif not raw.startswith(START):
                 remedy = "delete that line, or record into another file"
                 raise TrainError(f"{self.path}:{number}", f"{raw[:40]!r}", "a line that History wrote", remedy)
-        return [found[step] for step in sorted(found)]
+        return [by_step[step] for step in sorted(by_step)]
 
     def draw(self, path: PathLike) -> Path:
         """Write the zero groups, of the whole and of every layer, the penalty, the strength and every other figure over
@@ -93,11 +83,12 @@ class History:
             shares[layer] = [(step, 100 * zero / groups) for step, (zero, groups) in counts]
         shares["all"] = [(step, 100 * share) for step, share in shares["all"]]
         shares = {"all": shares["all"]} if len(shares) == 2 else shares
-        charts = [Chart(shares, "Zero groups", "optimizer steps", "% exactly zero")]
+        charts = [Chart(shares, title="Zero groups", x_label="optimizer steps", y_label="% exactly zero")]
         for name in names:
             if name not in ("step", "sparsity", "layers"):
                 title = name[:1].upper() + name[1:]
-                charts.append(Chart({name: _curve(lines, name)}, title, "optimizer steps", name))
+                curve = {name: _curve(lines, name)}
+                charts.append(Chart(curve, title=title, x_label="optimizer steps", y_label=name))
         return figure(path, charts)
 
     def _append(self, text: str) -> None:

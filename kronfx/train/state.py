@@ -1,20 +1,35 @@
-"""Whether a saved state belongs to what is to go on from it."""
+"""What a resumed training goes on from: a typed value here, a plain mapping in a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from kronfx.errors import TrainError
 
 Signatures = Mapping[str, list[int]]
+AnyState = TypeVar("AnyState", bound="State")
 
 
-def require_state(state: object, like: Mapping[str, object]) -> None:
-    """Raise TrainError where a saved state has not everything that one of ours has."""
-    missing = [key for key in like if key not in state] if isinstance(state, Mapping) else list(like)
-    if missing:
-        remedy = "pass what state_dict() of the same class returned"
-        raise TrainError("", f"a saved state without {', '.join(missing)}", f"one with {', '.join(like)}", remedy)
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Its fields are the keys of a ``state_dict()``: plain values, and mappings from names to tensors."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is saved."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls: type[AnyState], saved: object) -> AnyState:
+        """What :meth:`to_dict` made. Raises TrainError where a field is missing."""
+        names = [field.name for field in fields(cls)]
+        given = saved if isinstance(saved, Mapping) else {}
+        missing = [name for name in names if name not in given]
+        if missing:
+            remedy = "pass what state_dict() of the same class returned"
+            raise TrainError("", f"a saved state without {', '.join(missing)}", f"one with {', '.join(names)}", remedy)
+        return cls(**{name: given[name] for name in names})
 
 
 def require_same_parts(theirs: Signatures, mine: Signatures) -> None:

@@ -47,15 +47,16 @@ class SparsityDriver:
         """
         recipe = self._target is not None and self._strength is None and self._freeze_at is None
         steps = total if recipe else None
-        self._sparsity = sparsity = BlockSparsity(model, self._strength, self._target, optimizer, steps)
+        self._sparsity = sparsity = BlockSparsity(
+            model, strength=self._strength, target=self._target, optimizer=optimizer, steps=steps
+        )
         if self._loaded is not None:
             sparsity.load_state_dict(self._loaded)
             self._loaded = None
         elif step:
-            state, known = sparsity.state_dict(), logged or {}
-            found = {name: known[_key(name)] for name in state["loops"] if _key(name) in known}
-            loops = {name: [found.get(name, loop[0]), *loop[1:]] for name, loop in state["loops"].items()}
-            sparsity.load_state_dict({**state, "steps": step, "loops": loops})
+            figures = logged or {}
+            strengths = {name: figures[_key(name)] for name in sparsity.strengths() if _key(name) in figures}
+            sparsity.resume_at(step, strengths)
             self._maybe_freeze((step - 1) / max(1, total))
 
     def step(self, progress: float) -> None:
@@ -78,12 +79,11 @@ class SparsityDriver:
         layer's own, where they have targets of their own)."""
         if self._sparsity is None:
             return {}
-        loops = self._sparsity.state_dict()["loops"]
         return {
             "block_sparsity": self._sparsity.sparsity(),
             "block_penalty": float(self._sparsity.penalty()),
             _key(""): self._sparsity.strength,
-            **{_key(name): loop[0] for name, loop in loops.items()},
+            **{_key(name): strength for name, strength in self._sparsity.strengths().items()},
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -78,10 +78,10 @@ class BlockSparsityCallback(TrainerCallback):
         """Say so where the best model has fewer zeros than the last."""
         share = self._driver.sparsity()
         if share < self._share:
-            found = (
+            text = (
                 f"the best checkpoint, now loaded, has {share:.1%} of its blocks zero, the last had {self._share:.1%}"
             )
-            warn(f"train: {found}; pass a target, or load_best_model_at_end=False")
+            warn(f"train: {text}; pass a target, or load_best_model_at_end=False")
 
     def on_log(
         self,

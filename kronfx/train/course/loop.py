@@ -48,6 +48,14 @@ class Loop:
             self._watch(int((every == 0).sum()), len(every), min(rates))
         return min(self.strength, last * (1 + HAIR))
 
+    def state(self) -> list[float]:
+        """What a resumed training goes on from."""
+        return [self.strength, self.best, self.waited]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Go on from there."""
+        self.strength, self.best, self.waited = state[0], int(state[1]), int(state[2])
+
     def _watch(self, zero: int, groups: int, rate: float) -> None:
         self.best, self.waited = (zero, 0) if zero > self.best else (self.best, self.waited + 1)
         if self.waited == STALLED:

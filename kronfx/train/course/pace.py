@@ -20,7 +20,7 @@ PATIENCE = 100  # optimizer steps, or values of the penalty, before a step that 
 class Listener(Protocol):
     """What wants to see the gradients of every optimizer step."""
 
-    def heard(self) -> None:
+    def after_step(self) -> None:
         """A step was just taken, and the gradients are still there."""
 
 
@@ -89,9 +89,9 @@ class Pace:
     def rates(self) -> list[float]:
         """``lr`` of every parameter, read anew each time: schedulers and ``load_state_dict`` change the groups. Raises
         TrainError where no optimizer was given or seen."""
-        return rates_of(self.known(), self._parameters)
+        return rates_of(self.stepper(), self._parameters)
 
-    def known(self) -> Stepper:
+    def stepper(self) -> Stepper:
         """The optimizer. Raises TrainError where none was given or seen."""
         if self.optimizer is None:
             found = f"no optimizer has stepped the parameters that {self._what} acts on"
@@ -159,7 +159,7 @@ class _Count:
     def add(self) -> None:
         listener = None if self.listener is None else self.listener()
         if listener is not None:
-            listener.heard()
+            listener.after_step()
         self.pending += 1
         if self.pending == PATIENCE and not self._ever:
             self._ever = True

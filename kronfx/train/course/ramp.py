@@ -58,13 +58,13 @@ class Watch:
     """Says, once, what a course does not expect: a learning rate that restarts, steps past its end."""
 
     def __init__(self, course: Course) -> None:
-        self._course, self._rates, self._told = course, list[float](), False
+        self._course, self._rates, self._warned = course, list[float](), False
 
     def step(self, step: int, rates: Sequence[float]) -> None:
         """After ``step`` optimizer steps, the last at these learning rates."""
         jumps = [(old, new) for old, new in zip(self._rates, rates) if new > JUMP * old]
         self._rates = list(rates)
-        if self._told or step <= START * self._course.steps:
+        if self._warned or step <= START * self._course.steps:
             return
         steps, end = self._course.steps, self._course.end
         if step > steps:
@@ -73,6 +73,6 @@ class Watch:
             found = f"a learning rate that restarts, from {jumps[0][0]:.3g} to {jumps[0][1]:.3g} at step {step:,}"
         else:
             return
-        self._told = True
+        self._warned = True
         remedy = "pass the steps of the whole training, along one cycle of the learning rate"
         warn(f"train: {found}: blocks are chosen once, by step {end:,}, and stay; {remedy}")

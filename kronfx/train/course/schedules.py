@@ -98,13 +98,13 @@ def as_schedule(what: str, value: float | Schedule) -> Schedule:
 
 def value_at(what: str, schedule: Schedule, step: int) -> float:
     """The schedule's value. Raises TrainError where it is no number, negative or not finite."""
-    found = schedule(step)
+    answer = schedule(step)
     try:
-        value = float(found)
+        value = float(answer)
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        text = f"{what}={found}" if isinstance(schedule, Constant) else f"{what} is {found!r} at step {step}"
+        text = f"{what}={answer}" if isinstance(schedule, Constant) else f"{what} is {answer!r} at step {step}"
         raise TrainError("", text, f"a finite {what} of 0 or more", "pass 0.1, say, or a schedule that stays so")
     return value
 

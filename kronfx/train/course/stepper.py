@@ -44,8 +44,8 @@ def innermost(optimizer: object, parameters: Mapping[str, nn.Parameter]) -> Step
 
 def holds(optimizer: Stepper, parameters: Mapping[str, nn.Parameter]) -> bool:
     """Whether all of them are in its groups."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return all(id(parameter) in held for parameter in parameters.values())
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return all(id(parameter) in stepped for parameter in parameters.values())
 
 
 def rates_of(optimizer: Stepper, parameters: Mapping[str, nn.Parameter]) -> list[float]:
@@ -73,15 +73,15 @@ def listen(optimizer: Stepper, hook: Hook) -> bool:
     return True
 
 
-def seek(wanted: weakref.ref[Any], found: Callable[[Any, Optimizer], None]) -> RemovableHandle:
-    """Have the steps of all optimizers tell ``found(wanted, optimizer)`` while ``wanted`` lives.
+def seek(seeker: weakref.ref[Any], take: Callable[[Any, Optimizer], None]) -> RemovableHandle:
+    """Have the steps of all optimizers tell ``take(seeker, optimizer)`` while ``seeker`` lives.
 
     Remove the handle outside of an optimizer's step, which walks through the hooks.
     """
 
-    def told(optimizer: Optimizer, *_: Any) -> None:
-        seeker = wanted()
-        if seeker is not None:
-            found(seeker, optimizer)
+    def hook(optimizer: Optimizer, *_: Any) -> None:
+        alive = seeker()
+        if alive is not None:
+            take(alive, optimizer)
 
-    return register_optimizer_step_post_hook(told)
+    return register_optimizer_step_post_hook(hook)

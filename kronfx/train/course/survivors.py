@@ -25,12 +25,12 @@ def floor_of(target: float, groups: int) -> int:
 
 def guarded(ranks: Sequence[Tensor], floors: Sequence[int]) -> list[Tensor]:
     """Ranks ``[G]``, the ``floor`` highest of every part infinite."""
-    found = []
+    raised = []
     for rank, floor in zip(ranks, floors):
         rank = rank.clone()
         rank[rank.topk(floor).indices] = math.inf
-        found.append(rank)
-    return found
+        raised.append(rank)
+    return raised
 
 
 def survivors(ranks: Sequence[Tensor], count: int, floors: Sequence[int]) -> list[Tensor]:
@@ -49,5 +49,5 @@ def at_floor(ranks: Sequence[Tensor], alive: Sequence[Tensor]) -> list[bool]:
     gone = torch.cat([rank[~mask] for rank, mask in pairs])
     if not len(gone):
         return [False] * len(pairs)
-    found: list[bool] = torch.stack([rank.where(mask, math.inf).min() < gone.max() for rank, mask in pairs]).tolist()
-    return found
+    bound: list[bool] = torch.stack([rank.where(mask, math.inf).min() < gone.max() for rank, mask in pairs]).tolist()
+    return bound

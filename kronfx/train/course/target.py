@@ -34,7 +34,10 @@ def goals(target: Target, groups: Mapping[str, int]) -> dict[str, Goal]:
     """
     if isinstance(target, Mapping):
         wishes = _wishes(target, list(groups))
-        return {name: Goal(share, (name,), _count(share, groups[name], name), (1,)) for name, share in wishes.items()}
+        return {
+            name: Goal(target=share, names=(name,), count=_count(share, groups[name], name), floors=(1,))
+            for name, share in wishes.items()
+        }
     count = _count(target, sum(groups.values()), "")
     floors = tuple(floor_of(target, number) for number in groups.values())
     most = sum(groups.values()) - sum(floors)
@@ -43,7 +46,7 @@ def goals(target: Target, groups: Mapping[str, int]) -> dict[str, Goal]:
         needed = f"{sum(floors)}, one at least for each of {len(groups)} layers"
         remedy = f"take {most / sum(groups.values()):.3g}, or give layers targets of their own"
         raise TrainError("", found, needed, remedy)
-    return {"": Goal(target, tuple(groups), count, floors)}
+    return {"": Goal(target=target, names=tuple(groups), count=count, floors=floors)}
 
 
 def _wishes(target: Mapping[str, float], names: list[str]) -> dict[str, float]:

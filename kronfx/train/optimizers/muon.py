@@ -141,7 +141,7 @@ def spectral_norm(M: Tensor) -> Tensor:
 def _by_layer(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Torch's groups: ``params`` are ``A`` and ``B`` of every layer in turn, ``layers`` what a step must know of it."""
     seen: dict[int, str] = {}
-    found = []
+    with_params = []
     for group in groups:
         require_module(group.get("params"), TrainError)
         params: list[nn.Parameter] = []
@@ -156,10 +156,10 @@ def _by_layer(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 stack = stacking(layer)
                 params += [layer.A, layer.B]
                 layers.append({"evaluation": stack.evaluation, "rank": stack.rank, "stretch": stretch})
-        found.append({**group, "params": params, "layers": layers})
+        with_params.append({**group, "params": params, "layers": layers})
     if not seen:
         raise unfactored()
-    return found
+    return with_params
 
 
 def _require(option: str, value: object) -> None:

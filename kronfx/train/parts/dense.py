@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from kronfx import kron
 from kronfx.errors import TrainError
 from kronfx.layers import named_parameters, require_module, site_name
 from kronfx.records import KroneckerShape
-from kronfx.train.options import by_name
+from kronfx.train.options import by_name, value_of
 from kronfx.train.parts.carry import Carry
 from kronfx.train.parts.groups import Groups
 from kronfx.train.parts.part import Part
@@ -22,7 +21,6 @@ from kronfx.train.parts.shrinkage import Shrinkage
 from kronfx.train.parts.tensors import placed, whole
 
 GroupsWish = Groups | Mapping[str, Groups]
-Axis = TypeVar("Axis", Groups, Shrinkage)
 
 
 @dataclass(frozen=True)
@@ -108,11 +106,10 @@ def dense_parts(model: nn.Module, groups: GroupsWish, shrinkage: Shrinkage) -> d
     weights of two or more dimensions that it names (an exact name wins over a glob, else the last one). A weight that
     several modules share counts once.
 
-    Raises TrainError: no such weight, a name that is no weight's, a weight that cannot be cut so, a way to cut or to
-    charge that is none.
+    Raises TrainError: no such weight, a name that is no weight's, a weight that cannot be cut so, a way to cut that
+    is none.
     """
     require_module(model, TrainError)
-    charge = _instance("shrinkage", shrinkage, "factor", "Lasso()")
     wishes = groups if isinstance(groups, Mapping) else dict.fromkeys(_linear(model), groups)
     weights = {site_name(path): p for path, p in named_parameters(model) if p.ndim > 1}
     if not wishes:
@@ -122,19 +119,11 @@ def dense_parts(model: nn.Module, groups: GroupsWish, shrinkage: Shrinkage) -> d
         weight = weights[name]
         m, n = weight.shape[0], prod(weight.shape[1:])
         label = f"{name} ({m}x{n})"
-        parts[name] = DensePart(
-            name, weight, _instance("groups", cut, "grid", "Blocks(2, 2)").grid(label, m, n), charge
-        )
+        grid = value_of("groups", cut, method="grid", example="Blocks(2, 2)").grid(label, m, n)
+        parts[name] = DensePart(name=name, weight=weight, shape=grid, shrinkage=shrinkage)
     return parts
 
 
 def _linear(model: nn.Module) -> list[str]:
     weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     return [site_name(path) for path, parameter in named_parameters(model) if id(parameter) in weights]
-
-
-def _instance(what: str, value: Axis, method: str, example: str) -> Axis:
-    """One of an axis' values; a class that was not called, a name or a tuple is none."""
-    if isinstance(value, type) or not hasattr(value, method):
-        raise TrainError("", f"{what}={value!r}", f"a value such as {example}", f"pass kronfx.train.{example}, say")
-    return value

@@ -6,20 +6,21 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronfx.layers import KroneckerLinear, kronecker_layers
 from kronfx.train.parts.carry import Carry
+from kronfx.train.parts.shrinkage import Lasso, Shrinkage
 from kronfx.train.parts.tensors import placed, whole
 
 
 @dataclass(frozen=True)
 class FactoredPart:
-    """The blocks of a factored layer: ``||S||_1``, by soft-thresholding ``S``, and the scale of ``S`` held."""
+    """The blocks of a factored layer, each charged for its ``|S[p, j]|``, and the scale of ``S`` held."""
 
     name: str
     layer: KroneckerLinear
+    shrinkage: Shrinkage = field(default_factory=Lasso)
     carry: Carry = field(default_factory=Carry)
 
     @property
@@ -48,18 +49,20 @@ class FactoredPart:
         return whole(self.carry.read("S", self.layer.S)).abs().float().flatten()
 
     def value(self) -> Tensor:
-        """``||S||_1``."""
-        return self.sizes().sum()
+        """What the shrinkage charges, summed over the blocks: ``||S||_1`` for the lasso."""
+        return self.shrinkage.charge(self.sizes()).sum()
 
     def shrink(self, threshold: float) -> None:
-        """``S <- sign(S) max(|S| - threshold, 0)``, then ``S`` to a root mean square of 1: ``A`` takes the factor,
-        ``W`` stays, to rounding. An ``S`` of zeros stays."""
+        """``S <- factor(|S|) S``, by the lasso ``sign(S) max(|S| - threshold, 0)``; then ``S`` to a root mean square of
+        1: ``A`` takes the scale, ``W`` stays, to rounding. An ``S`` of zeros stays."""
         layer, carry = self.layer, self.carry
-        S = F.softshrink(carry.read("S", layer.S), threshold)
+        S = carry.read("S", layer.S)
+        factor = self.shrinkage.factor(whole(S).abs().flatten(), threshold)
+        S = S * placed(factor.unflatten(0, S.shape), S)
         norm = torch.linalg.vector_norm(S)
-        factor = torch.where(norm > 0, norm / math.sqrt(S.numel()), 1)
-        carry.write("S", layer.S, S / factor)
-        carry.write("A", layer.A, carry.read("A", layer.A) * factor)
+        scale = torch.where(norm > 0, norm / math.sqrt(S.numel()), 1)
+        carry.write("S", layer.S, S / scale)
+        carry.write("A", layer.A, carry.read("A", layer.A) * scale)
 
     def slopes(self) -> Tensor:
         """``S dL/dS``, of the last backward pass; zeros where it did not reach this layer."""

@@ -68,20 +68,20 @@ def require_values(parts: Mapping[str, Part]) -> None:
 
 def trained(parts: Mapping[str, AnyPart]) -> dict[str, AnyPart]:
     """Those whose parameter trains. Raises TrainError where there is none."""
-    found = {name: part for name, part in parts.items() if part.parameter.requires_grad}
-    if not found:
+    training = {name: part for name, part in parts.items() if part.parameter.requires_grad}
+    if not training:
         text = "everything it could shrink is frozen"
         raise TrainError("", text, "a parameter that requires a gradient", "call requires_grad_() on those")
-    return found
+    return training
 
 
 def twins(parts: Iterable[Part], model: nn.Module) -> list[tuple[Part, Part]]:
     """Each with its counterpart in another model. Raises TrainError where that has none."""
-    found = []
+    pairs = []
     for part in parts:
         other = part.within(model)
         if other is None or other.signature != part.signature:
             text = "the other model has nothing of this name and size"
             raise TrainError(part.label, text, "a copy or an average of the model in training", "pass one of those")
-        found.append((part, other))
-    return found
+        pairs.append((part, other))
+    return pairs

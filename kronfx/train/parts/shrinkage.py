@@ -1,7 +1,8 @@
 """What a penalty charges a group for, and its proximal operator: one axis; how the weight is cut is the other.
 
 A charge depends on a group's Frobenius norm alone, so its proximal operator scales the group as a whole:
-``argmin_z 1/2 ||z - W_g||^2 + t charge(||z||) = factor(||W_g||, t) W_g``.
+``argmin_z 1/2 ||z - W_g||^2 + t charge(||z||) = factor(||W_g||, t) W_g``. The groups of a factored layer are the
+entries of ``S``, one a block of ``W``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kronfx.errors import TrainError
-from kronfx.train.options import is_number
+from kronfx.train.options import is_number, value_of
 
 EMPTY = 1e-30  # stands in for a norm of 0 below a fraction
 
@@ -59,3 +60,8 @@ class Elastic:
     def factor(self, norms: Tensor, threshold: float) -> Tensor:
         """``max(1 - t / ||W_g||, 0) / (1 + t ridge)``."""
         return Lasso().factor(norms, threshold) / (1 + threshold * self.ridge)
+
+
+def as_shrinkage(wish: Shrinkage | None) -> Shrinkage:
+    """The one that was given, a lasso where none was. Raises TrainError on what is none."""
+    return Lasso() if wish is None else value_of("shrinkage", wish, method="factor", example="Lasso()")

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kronfx.errors import TrainError, warn
 from kronfx.layers import KroneckerLinear
+from kronfx.train.state import State
 
 Pattern = Mapping[str, KroneckerLinear]  # a candidate at every site it spans, by the site's name
 
 GONE = 0.01  # of the strongest pattern's norm: what is below is set to zero
 FLOOR = 0.1  # of the strongest norm at the start: below it all are collapsing
 EASE = 0.9  # the scale's factor at every step while they are
-STATE = "scale", "units", "start"
 TINY = 1e-30  # below a root, so that it has a gradient at zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestState(State):
+    """The grown scale, the unit of every site, and the largest norm at the start."""
+
+    scale: float
+    units: dict[str, float]
+    start: float
 
 
 class Contest:
@@ -35,14 +44,13 @@ class Contest:
         self.units = {site: self._unit(site) for site in patterns[0]}
         self.start = float(self.norms().detach().max())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ContestState:
         """What a resumed contest goes on from."""
-        return {name: getattr(self, name) for name in STATE}
+        return ContestState(scale=self.scale, units=self.units, start=self.start)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: ContestState) -> None:
         """Go on from there."""
-        for name in STATE:
-            setattr(self, name, state[name])
+        self.scale, self.units, self.start = state.scale, state.units, state.start
 
     @torch.no_grad()
     def _unit(self, site: str) -> float:

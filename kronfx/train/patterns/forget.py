@@ -27,13 +27,13 @@ def forget(optimizer: Optimizer, before: Sequence[nn.Parameter], after: Sequence
 def _shorten(group: dict[str, Any], old: Mapping[int, int], new: Mapping[int, int]) -> None:
     parameters: list[nn.Parameter] = group["params"]
     names = group.get("param_names", [""] * len(parameters))  # torch keeps them where it was given some
-    kept = [(p, name) for p, name in zip(parameters, names) if id(p) in new or id(p) not in old]
+    entries = [(p, name) for p, name in zip(parameters, names) if id(p) in new or id(p) not in old]
     places = [old.get(id(parameter), -1) for parameter in parameters]
     if places == sorted(places):
-        kept.sort(key=lambda entry: new.get(id(entry[0]), -1))
-    group["params"] = [parameter for parameter, _ in kept]
+        entries.sort(key=lambda entry: new.get(id(entry[0]), -1))
+    group["params"] = [parameter for parameter, _ in entries]
     if "param_names" in group:
-        group["param_names"] = [name for _, name in kept]
+        group["param_names"] = [name for _, name in entries]
 
 
 def _places(parameters: Sequence[nn.Parameter]) -> dict[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,9 +38,10 @@ from kronfx.train.course.stepper import Stepper
 from kronfx.train.options import is_number
 from kronfx.train.parts.carry import Carry
 from kronfx.train.parts.factored import FactoredPart
-from kronfx.train.patterns.contest import Contest, Pattern
+from kronfx.train.patterns.contest import Contest, ContestState, Pattern
 from kronfx.train.patterns.forget import forget
-from kronfx.train.state import require_state
+from kronfx.train.penalties.penalty import Penalty
+from kronfx.train.state import State
 
 MOST = 0.1  # that one step may take from |S|, whose root mean square is 1: no strength zeroes a layer at once
 
@@ -49,7 +51,16 @@ Selected = Block | dict[str, Block]
 ALONE = "select in one process first, then wrap what is left"
 
 
-class PatternSelection:
+@dataclass(frozen=True, kw_only=True)
+class SelectionState(State):
+    """The candidates of every site, ``[m1, n1, m2, n2, rank]`` each, and every contest's state as it is saved."""
+
+    sites: dict[str, list[list[int]]]
+    steps: int
+    contests: list[dict[str, Any]]
+
+
+class PatternSelection(Penalty):
     """Trains the candidates of ``kronfx.factorize(model, block=[(2, 2), (4, 4)])`` until one pattern is left.
 
     ::
@@ -114,11 +125,6 @@ class PatternSelection:
         return dict(zip(names, (norm for contest in self._contests for norm in contest.norms().tolist())))
 
     @property
-    def optimizer(self) -> Any:
-        """The one that steps the candidates: given, or seen to do so; below its wrappers. None while there is none."""
-        return self._pace.optimizer
-
-    @property
     def strength(self) -> float:
         """``lambda2``, as it is now."""
         return self._strengths()[0]
@@ -127,7 +133,7 @@ class PatternSelection:
     def layers(self) -> dict[str, tuple[int, int]]:
         """``(zero blocks, blocks)`` of every site, of the candidates left all together."""
         parts = {site: [FactoredPart(site, x) for x in candidates_of(layer)] for site, layer in self._sites.items()}
-        alive = {site: torch.cat([part.alive() for part in found]) for site, found in parts.items()}
+        alive = {site: torch.cat([part.alive() for part in its_parts]) for site, its_parts in parts.items()}
         return {site: (mask.numel() - int(mask.sum()), mask.numel()) for site, mask in alive.items()}
 
     def penalty(self) -> Tensor:
@@ -145,7 +151,7 @@ class PatternSelection:
         taken = self._pace.due()
         if not taken:
             return
-        self._pace.known()
+        self._pace.stepper()
         if self._contests and not self._seen:
             self._warn_without()
         losers = list(map(Contest.settle, self._contests, [norms.tolist() for norms in self._seen]))
@@ -156,43 +162,40 @@ class PatternSelection:
             part.shrink(min(rate * strength, MOST))
         self._steps, self._seen = self._steps + taken, []
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed selection needs to come to the same numbers, plain values; the patterns that are
-        left are the model's own (``kronfx.save``)."""
-        return {
-            "sites": _signature(self._sites),
-            "steps": self._steps,
-            "contests": [contest.state() for contest in self._contests],
-        }
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises TrainError where the state is none of :meth:`state_dict`'s, of other candidates, or
-        of other choices between them (whole patterns, or layer by layer); nothing is changed then."""
-        require_state(state, self.state_dict())
-        held, theirs = factored_sites(self.model), state["sites"]
-        mine = _signature({site: layer for site, layer in held.items() if site in theirs or site in self._sites})
+        """Go on from there; the patterns that are left are the model's own (``kronfx.save``). Raises TrainError where
+        the state is none of :meth:`state_dict`'s, of other candidates, or of other choices between them (whole
+        patterns, or layer by layer); nothing is changed then."""
+        saved = SelectionState.from_dict(state)
+        contests = [ContestState.from_dict(contest) for contest in saved.contests]
+        layers, theirs = factored_sites(self.model), saved.sites
+        mine = _signature({site: layer for site, layer in layers.items() if site in theirs or site in self._sites})
         for site in [*mine, *theirs]:
             if mine.get(site) != theirs.get(site):
                 found = f"the saved state has {theirs.get(site, 'no such site')}, this model {mine.get(site, 'none')}"
                 remedy = "load the model that was saved with it, then build the selection"
                 raise TrainError(site, found, "the same candidates ([m1, n1, m2, n2, rank] each)", remedy)
-        if [set(saved["units"]) for saved in state["contests"]] != [set(contest.units) for contest in self._contests]:
+        if [set(contest.units) for contest in contests] != [set(contest.units) for contest in self._contests]:
             remedy = "resume with the class that saved: PatternSelection or LayerwisePatternSelection"
             raise TrainError("", "a saved state of other choices", "the same patterns to choose between", remedy)
-        self._sites = {site: held[site] for site in theirs}
+        self._sites = {site: layers[site] for site in theirs}
         self._pace.follow(self._trained())
-        self._steps = state["steps"]
-        for contest, saved in zip(self._contests, state["contests"]):
-            contest.restore(saved)
+        self._steps = saved.steps
+        for contest, its_state in zip(self._contests, contests):
+            contest.restore(its_state)
+
+    def _state(self) -> SelectionState:
+        contests = [contest.state().to_dict() for contest in self._contests]
+        return SelectionState(sites=_signature(self._sites), steps=self._steps, contests=contests)
 
     def _choices(self) -> list[list[Pattern]]:
         """The patterns of every choice to be made: here one, between whole patterns."""
         candidates = {site: candidates_of(layer) for site, layer in self._sites.items()}
-        (first, found), *others = ((site, len(layers)) for site, layers in candidates.items())
+        (first, length), *others = ((site, len(layers)) for site, layers in candidates.items())
         for site, count in others:
-            if count != found:
+            if count != length:
                 remedy = "give every layer a list of the same length, or use LayerwisePatternSelection"
-                raise TrainError(site, f"{count} candidates, and {found} at {first}", "one a pattern", remedy)
+                raise TrainError(site, f"{count} candidates, and {length} at {first}", "one a pattern", remedy)
         return [[dict(zip(candidates, layers)) for layers in zip(*candidates.values())]]
 
     def _strengths(self) -> tuple[float, float]:
@@ -210,7 +213,7 @@ class PatternSelection:
             for k, layer in enumerate(candidates_of(candidates))
         }
         carries = self._carries
-        return {name: FactoredPart(name, x, carries.setdefault(x, Carry())) for name, x in named.items()}
+        return {name: FactoredPart(name, x, carry=carries.setdefault(x, Carry())) for name, x in named.items()}
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {part.label: part.parameter for part in self._parts().values()}

@@ -17,7 +17,8 @@ six tenths of a training, then freeze. Both in numbers: ``kronfx/decisions/scale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,15 +32,23 @@ from kronfx.train.course.stepper import Stepper
 from kronfx.train.course.target import Target
 from kronfx.train.parts.factored import FactoredPart
 from kronfx.train.parts.part import trained
-from kronfx.train.penalties.penalty import Penalty
+from kronfx.train.parts.shrinkage import Shrinkage, as_shrinkage
+from kronfx.train.penalties.grouped import GroupPenalty, PenaltyState
 from kronfx.train.penalties.sensitivity import Sensitivity
-from kronfx.train.state import require_state
 from kronfx.train.unfactored import unfactored
 
 STRENGTH = 0.1  # of the penalty, or where the search of a target for its own begins
 
 
-class BlockSparsity(Penalty):
+@dataclass(frozen=True, kw_only=True)
+class RampState(PenaltyState):
+    """The penalties', the length of the ramp, and what it has felt of the blocks."""
+
+    ramp: int
+    sensitivity: dict[str, Tensor]
+
+
+class BlockSparsity(GroupPenalty):
     """Drives blocks of every factored layer's ``W`` to exact zero while any optimizer trains the model.
 
     ::
@@ -69,6 +78,9 @@ class BlockSparsity(Penalty):
     while the share is below, and no step shrinks further than reaching the target takes. Once there the share holds; a
     block may still change places with another. ``freeze()`` ends the shrinking.
 
+    ``shrinkage`` is what a block is charged for, ``|S[p, j]|`` by ``Lasso()`` unless given. ``Elastic(ridge)`` divides
+    ``S`` by ``1 + lr strength ridge`` besides; the scale of ``S`` being held, ``A`` takes it, and all of ``W`` decays.
+
     A step is taken once for each of the optimizer's: none while gradients accumulate, none after a step that a
     ``GradScaler`` skipped. Without ``optimizer`` it is the one seen to step every ``S``; a wrapper is unwrapped.
 
@@ -78,9 +90,9 @@ class BlockSparsity(Penalty):
 
     Raises TrainError: no factored layer, or all of them frozen; a strength that is negative or not finite (or 0 or a
     schedule with a target); a target outside (0, 1), that no number of blocks comes within a percentage point of, or
-    that leaves a layer nothing; ``steps`` without a target, with a strength, or fewer than 20; an optimizer that holds
-    not every ``S``, as one built before ``factorize``; and, at any step, an ``S`` with NaN or infinite entries, or no
-    optimizer that was given or seen.
+    that leaves a layer nothing; ``steps`` without a target, with a strength or a shrinkage, or fewer than 20; what is
+    no shrinkage; an optimizer that holds not every ``S``, as one built before ``factorize``; and, at any step, an ``S``
+    with NaN or infinite entries, or no optimizer that was given or seen.
     """
 
     def __init__(
@@ -90,37 +102,43 @@ class BlockSparsity(Penalty):
         target: Target | None = None,
         optimizer: Stepper | None = None,
         steps: int | None = None,
+        shrinkage: Shrinkage | None = None,
     ) -> None:
         require_module(model, TrainError)
-        parts = {name: FactoredPart(name, layer) for name, layer in kronecker_layers(model).items()}
+        charge = as_shrinkage(shrinkage)
+        parts = {name: FactoredPart(name, layer, charge) for name, layer in kronecker_layers(model).items()}
         if not parts:
             raise unfactored()
-        if steps is not None and strength is not None:
-            found = f"steps={steps!r} and strength={strength!r}"
-            raise TrainError("", found, "one of the two: the ramp of a known length needs no strength", "leave one out")
-        self._ramp = None if steps is None else Ramp(steps, END, target)
+        for option, wish in (("strength", strength), ("shrinkage", shrinkage)):
+            if steps is not None and wish is not None:
+                found, needed = f"steps={steps!r} and {option}={wish!r}", "the ramp of a known length charges nothing"
+                raise TrainError("", found, f"one of the two: {needed}", "leave one out")
+        self._ramp = None if steps is None else Ramp(steps=steps, share=END, target=target)
         self._sensitivity = None if self._ramp is None else Sensitivity(trained(parts))
         strength = (0.0 if self._ramp else STRENGTH) if strength is None else strength
-        super().__init__({**parts}, strength, target, optimizer, self._ramp, self._sensitivity)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The penalties', and of a ramp its length and what it knows about the blocks."""
-        state = super().state_dict()
-        if self._ramp is None or self._sensitivity is None:
-            return state
-        return {**state, "ramp": self._ramp.steps, "sensitivity": self._sensitivity.state()}
+        super().__init__(
+            parts, strength=strength, target=target, optimizer=optimizer, course=self._ramp, listener=self._sensitivity
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. Raises TrainError as the penalties do, and where the saved ramp, not yet at its end, is of
         another length."""
-        require_state(state, self.state_dict())
-        mine, theirs = None if self._ramp is None else self._ramp.steps, state.get("ramp")
-        if mine != theirs and not state["kept"]:
+        ramped = self._ramp is not None or (isinstance(state, Mapping) and "ramp" in state)
+        saved = (RampState if ramped else PenaltyState).from_dict(state)
+        mine = None if self._ramp is None else self._ramp.steps
+        theirs = saved.ramp if isinstance(saved, RampState) else None
+        if mine != theirs and not saved.kept:
             found = f"the saved state is of steps={theirs}, this one of steps={mine}"
             raise TrainError("", found, "the same: a ramp does not change its pace midway", f"pass steps={theirs}")
-        super().load_state_dict(state)
-        if self._sensitivity is not None:
-            self._sensitivity.restore(state["sensitivity"])
+        self._restore(saved)
+        if self._sensitivity is not None and isinstance(saved, RampState):
+            self._sensitivity.restore(saved.sensitivity)
+
+    def _state(self) -> PenaltyState:
+        state = super()._state()
+        if self._ramp is None or self._sensitivity is None:
+            return state
+        return RampState(**state.to_dict(), ramp=self._ramp.steps, sensitivity=self._sensitivity.state())
 
     def _closed(self) -> dict[str, Loop]:
         return super()._closed() if self._ramp is None else {}
@@ -132,7 +150,7 @@ class BlockSparsity(Penalty):
         for goal in self._goals.values():
             count = self._ramp.count(goal.count, self._steps + 1)
             if count:
-                self._keep_highest(goal, count)
+                self._cut_lowest(goal, count)
 
     def _ranks(self, names: Sequence[str]) -> list[Tensor]:
         if self._sensitivity is None:

@@ -9,13 +9,13 @@ from kronfx.train.course.schedules import Schedule
 from kronfx.train.course.stepper import Stepper
 from kronfx.train.course.target import Target
 from kronfx.train.parts.dense import GroupsWish, dense_parts
-from kronfx.train.parts.shrinkage import Elastic, Lasso, Shrinkage
-from kronfx.train.penalties.penalty import Penalty
+from kronfx.train.parts.shrinkage import Elastic, Shrinkage, as_shrinkage
+from kronfx.train.penalties.grouped import GroupPenalty
 
 SHRINKS = 0.4  # of a training of known length; the rest of it lets what is left recover
 
 
-class GroupLasso(Penalty):
+class GroupLasso(GroupPenalty):
     """``task + strength * sum over groups of ||W_g||_F`` (paper, Eq. 1) on the dense weights of a model.
 
     ::
@@ -43,9 +43,9 @@ class GroupLasso(Penalty):
         shrinkage: Shrinkage | None = None,
         steps: int | None = None,
     ) -> None:
-        parts = dense_parts(model, groups, Lasso() if shrinkage is None else shrinkage)
-        course = None if steps is None else Course(steps, SHRINKS, target)
-        super().__init__(parts, strength, target, optimizer, course)
+        parts = dense_parts(model, groups, as_shrinkage(shrinkage))
+        course = None if steps is None else Course(steps=steps, share=SHRINKS, target=target)
+        super().__init__(parts, strength=strength, target=target, optimizer=optimizer, course=course)
 
 
 class ElasticGroupLasso(GroupLasso):
@@ -62,4 +62,4 @@ class ElasticGroupLasso(GroupLasso):
         ridge: float = 1.0,
         steps: int | None = None,
     ) -> None:
-        super().__init__(model, groups, strength, target, optimizer, Elastic(ridge), steps)
+        super().__init__(model, groups, strength, target, optimizer, shrinkage=Elastic(ridge), steps=steps)

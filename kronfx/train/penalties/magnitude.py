@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,17 @@ from kronfx.train.course.schedules import Schedule, as_schedule, value_at
 from kronfx.train.course.stepper import Stepper
 from kronfx.train.parts.dense import GroupsWish, dense_parts
 from kronfx.train.parts.shrinkage import Lasso
-from kronfx.train.penalties.penalty import Penalty
+from kronfx.train.penalties.grouped import GroupPenalty, PenaltyState
 
 
-class MagnitudePruning(Penalty):
+@dataclass(frozen=True, kw_only=True)
+class PruningState(PenaltyState):
+    """The penalties', and which groups are not pruned."""
+
+    alive: dict[str, Tensor]
+
+
+class MagnitudePruning(GroupPenalty):
     """At every step the ``share(step)`` of all groups with the smallest root mean square is zero, for good.
 
     ::
@@ -39,7 +47,7 @@ class MagnitudePruning(Penalty):
         share: float | Schedule,
         optimizer: Stepper | None = None,
     ) -> None:
-        super().__init__(dense_parts(model, groups, Lasso()), 0.0, None, optimizer)
+        super().__init__(dense_parts(model, groups, Lasso()), strength=0.0, optimizer=optimizer)
         self._share = as_schedule("share", share)
         self._wanted()
         self._alive = {
@@ -47,22 +55,23 @@ class MagnitudePruning(Penalty):
             for name, part in self._parts.items()
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """The penalties', and which groups are pruned."""
-        return {**super().state_dict(), "alive": {name: mask.cpu() for name, mask in self._alive.items()}}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. Raises TrainError as the penalties do."""
-        super().load_state_dict(state)
-        self._alive = {name: state["alive"][name].to(mask.device) for name, mask in self._alive.items()}
+        saved = PruningState.from_dict(state)
+        self._restore(saved)
+        self._alive = {name: saved.alive[name].to(mask.device) for name, mask in self._alive.items()}
+
+    def _state(self) -> PruningState:
+        alive = {name: mask.cpu() for name, mask in self._alive.items()}
+        return PruningState(**super()._state().to_dict(), alive=alive)
 
     def _shrink(self, sizes: list[Tensor]) -> None:
         every = torch.cat([self._rank(name, size) for name, size in zip(self._parts, sizes)])
-        count = min(round(self._wanted() * len(every)), len(every) - len(self._parts))  # the kept ones come last
+        count = min(round(self._wanted() * len(every)), len(every) - len(self._parts))  # those that must stay come last
         alive = torch.ones_like(every, dtype=torch.bool)
         alive[every.argsort(stable=True)[:count]] = False
-        for (name, part), kept in zip(self._parts.items(), alive.split([len(size) for size in sizes])):
-            self._alive[name] &= kept.to(part.parameter.device)
+        for (name, part), mask in zip(self._parts.items(), alive.split([len(size) for size in sizes])):
+            self._alive[name] &= mask.to(part.parameter.device)
             part.keep(self._alive[name])
 
     def _rank(self, name: str, sizes: Tensor) -> Tensor:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kronfx.train.parts.factored import FactoredPart
+
 MEMORY = 0.98  # of the mean, per step: it looks back on some 50 batches
-
-
-class Sensed(Protocol):
-    """A part that can tell how the loss of the last batch depends on the scale of each of its groups."""
-
-    @property
-    def groups(self) -> int:
-        """``G``."""
-
-    def slopes(self) -> Tensor:
-        """``[G]``, float32: ``d loss / d log(scale)`` of every group."""
 
 
 class Sensitivity:
@@ -31,11 +21,11 @@ class Sensitivity:
     ``B``, needs no product of its own, and compares blocks of any size, in any layer.
     """
 
-    def __init__(self, parts: Mapping[str, Sensed]) -> None:
+    def __init__(self, parts: Mapping[str, FactoredPart]) -> None:
         self._parts, self._means = parts, dict[str, Tensor]()
 
     @torch.no_grad()
-    def heard(self) -> None:
+    def after_step(self) -> None:
         """Right after an optimizer's step, while its gradients are there."""
         for name, part in self._parts.items():
             square = part.slopes().square()
