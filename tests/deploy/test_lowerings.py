@@ -190,7 +190,7 @@ def test_factors_compute_the_dense_product(
     src = written(folder, spelling, W, bias)
     dst = src.with_name("factors.onnx")
     source = Source(read_source(src).model, (Known("fc", shape, W, factors, evaluation),))
-    report = deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
+    report = deploy_graph(source, dst, deploy.Options(lowering="factors", tune=False), None, lambda _: None)
     assert [(layer.site, layer.lowering) for layer in report.layers] == [("fc", "factors")]
     sizes = {"b": 2, "h": 3, "s": 3 if "back" in str(spelling.nodes) else 4}
     x = rng.standard_normal(spelling.dims(shape.n, sizes)).astype(dtype)
@@ -207,7 +207,7 @@ def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     src = written(tmp_path, SPELLINGS["MatMul"], W, np.zeros(15))
     source = Source(read_source(src).model, (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
     dst = tmp_path / "factors.onnx"
-    deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
+    deploy_graph(source, dst, deploy.Options(lowering="factors", tune=False), None, lambda _: None)
     x = np.random.default_rng(0).standard_normal((3, 8))
     hold(src, dst, {"x": x}, x @ W.T, 10 * TOLERANCES[np.float64])
 
