@@ -90,8 +90,8 @@ class Options:
         "a name",
         """how each layer runs. ``"dense"``: one MatMul; the file stores the surviving blocks only, or the factors where
         they are smaller, and rebuilds the weight when the session loads. ``"blocks"``: products of the surviving blocks
-        only. ``"factors"``: the factored evaluation itself (for a model that is not folded yet), save where that is to
-        form the weight anyway. ``"auto"``: whichever is fastest, dense on a tie.""",
+        only. ``"factors"``: the factored evaluation itself (of a model that is not folded yet; a file has none), save
+        where that is to form the weight anyway. ``"auto"``: whichever is fastest, dense on a tie.""",
         _lowering,
     )
     tune: bool = option(
