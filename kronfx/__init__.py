@@ -12,10 +12,10 @@ train cheaply, and folds them back into block-sparse weights that run fast as pl
 """
 
 from kronfx import train
-from kronfx.api import export_onnx, factorize, plan, sparsify_onnx
+from kronfx.api import export_onnx, factorize, plan
 from kronfx.calibrate import calibrate
 from kronfx.checkpoint import load, save
-from kronfx.deploy import ExportReport, Timings
+from kronfx.deploy import ExportReport, Timings, sparsify_onnx
 from kronfx.errors import KronfxError
 from kronfx.graph import fold, graph, to_bsr
 from kronfx.layers import Factors, factors

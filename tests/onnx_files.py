@@ -88,7 +88,7 @@ def product(path: Path, W: np.ndarray = SMALL, leading: str = "b", opset: int = 
 def sparse(src: Path, lowering: str = "blocks", **options: Any) -> tuple[Path, deploy.ExportReport]:
     """The file written anew, nothing timed and nothing verified unless asked for: tests have oracles of their own."""
     dst = src.with_name("sparse.onnx")
-    return dst, deploy.sparsify(src, dst, lowering=lowering, **{"tune": False, "verify": False, **options})
+    return dst, deploy.sparsify_onnx(src, dst, lowering=lowering, **{"tune": False, "verify": False, **options})
 
 
 def export(model: nn.Module, path: Path, example: Any, lowering: str = "dense", **options: Any) -> deploy.ExportReport:

@@ -9,10 +9,21 @@ Standard operators only. The way: ``export`` or ``sparsify`` make a dense graph,
 """
 
 from kronfx.deploy.export import export
-from kronfx.deploy.options import checked
+from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
 from kronfx.deploy.read import read
 from kronfx.deploy.records.report import ExportedLayer, ExportReport, OnnxSummary
 from kronfx.deploy.records.timings import Timings
-from kronfx.deploy.sparsify import sparsify
+from kronfx.deploy.sparsify import sparsify_onnx
 
-__all__ = ["ExportReport", "ExportedLayer", "OnnxSummary", "Timings", "checked", "export", "read", "sparsify"]
+__all__ = [
+    "ExportKeywords",
+    "ExportOptions",
+    "ExportReport",
+    "ExportedLayer",
+    "OnnxSummary",
+    "Options",
+    "Timings",
+    "export",
+    "read",
+    "sparsify_onnx",
+]

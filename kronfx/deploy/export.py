@@ -14,7 +14,7 @@ from torch import nn
 from kronfx.deploy.capture import trace
 from kronfx.deploy.find.layers import Known
 from kronfx.deploy.nodes.values import Array, array_of
-from kronfx.deploy.options import Tuning, checked, checked_counts
+from kronfx.deploy.options import ExportOptions
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.prove.cases import Case, cases_of_example
 from kronfx.deploy.prove.inputs import Inputs, inputs_of, tensors_of
@@ -28,6 +28,7 @@ from kronfx.files import destination
 from kronfx.layers import Factors, deep_copy, folded_layers, kronecker_layers, require_module
 from kronfx.records import Evaluation, Site
 
+AS_EVER = ExportOptions()
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -35,25 +36,19 @@ def export(
     model: nn.Module,
     path: str | os.PathLike[str],
     example_inputs: Any,
+    options: ExportOptions = AS_EVER,
     *,
     trained: Mapping[str, tuple[Factors, Evaluation]] | None = None,
     reference: nn.Module | None = None,
-    dynamic_shapes: Any = None,
-    batch_sizes: Sequence[int] = (1, 7, 32),
-    verify: bool = True,
-    tuning: Tuning | None = None,
 ) -> ExportReport:
     """Write a folded model as one ONNX file of standard operators that computes what the model computes.
 
     - ``example_inputs``: a tensor, a tuple or list of tensors, or a dict of keyword tensors. Dim 0 of every
       tensor whose dim 0 equals that of the first is the batch, dynamic in the file.
     - ``trained``: the factors of folded sites, to store them, and their evaluation, for the lowering ``factors``.
-    - ``dynamic_shapes``: as ``torch.export`` understands it, handed through as it is; ``{}`` fixes every
-      size.
-    - ``reference``: the model to verify against, by default ``model`` itself, in eval mode.
-    - ``batch_sizes``: where to verify, with inputs made from the example's rows; the tolerance, relative to
-      ``max(1, max|y|)``, is 1e-9 for float64, 1e-4 for float32, 2e-2 for float16, 1e-1 for bfloat16.
-    - ``tuning``: how each layer's lowering is chosen.
+    - ``reference``: the model to verify against, by default ``model`` itself, in eval mode; with inputs made from the
+      example's rows, and a tolerance, relative to ``max(1, max|y|)``, of 1e-9 for float64, 1e-4 for float32, 2e-2 for
+      float16, 1e-1 for bfloat16.
 
     The model is left untouched, its training flags too; the file appears under its name once it is whole and
     verified, or not at all.
@@ -63,14 +58,14 @@ def export(
     _require_values(model)
     target = destination(path, ExportError)
     inputs = inputs_of(example_inputs, model)
-    sizes = checked_counts("batch_sizes", batch_sizes, "(1, 7, 32)")
     with progress() as step:
         step("capturing the graph")
         prepared = _eval_copy(model)
-        onnx_model = stripped(trace(prepared, inputs, dynamic_shapes))
-        proof = _proof(onnx_model, _eval_copy(reference or model), inputs, sizes) if verify else None
-        source = Source(onnx_model, _known(prepared, trained or {}))
-        return deploy(source, target, tuning or checked("auto", True, (1, 128), "latency", None), proof, step)
+        onnx_model = stripped(trace(prepared, inputs, options.dynamic_shapes))
+        proof = None
+        if options.verify:
+            proof = _proof(onnx_model, _eval_copy(reference or model), inputs, options.batch_sizes)
+        return deploy(Source(onnx_model, _known(prepared, trained or {})), target, options, proof, step)
 
 
 def _known(model: nn.Module, trained: Mapping[str, tuple[Factors, Evaluation]]) -> tuple[Known, ...]:

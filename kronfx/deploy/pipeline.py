@@ -15,7 +15,7 @@ from kronfx.deploy.find.layers import Found, Known, found_layers, moved
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.nodes.values import content, tensor_of
-from kronfx.deploy.options import Tuning
+from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
 from kronfx.deploy.prove.verify import Answer, answers, check, reference_answers, timed_session, verify
 from kronfx.deploy.records.report import ExportedLayer, ExportReport
@@ -59,7 +59,7 @@ def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: 
     return Proof(reference, cases, tolerance)
 
 
-def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, step: Step) -> ExportReport:
+def deploy(source: Source, target: Path, options: Options, proof: Proof | None, step: Step) -> ExportReport:
     """Choose lowerings, write the file, time and verify it; it takes its name when all that is done.
 
     Under ``auto`` whole files race, see :mod:`kronfx.deploy.choose.whole_files`: where the dense one is as fast, every
@@ -67,9 +67,9 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
     """
     step("looking at the weights")
     found = found_layers(source.model.graph, source.known, source.block)
-    chosen = choose(found.layers, tuning, step)
+    chosen = choose(found.layers, options, step)
     with staged(target, ExportError) as path:
-        if proof is None or proof.load is not None or not tuning.tune:
+        if proof is None or proof.load is not None or not options.tune:
             step("writing")
             file = _write(source, found, chosen.lowerings, path, target)
             report = ExportReport(str(target), file.bytes, file.layers, timings=chosen.timings, notes=source.notes)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
 from onnxscript.optimizer import fold_constants
+from typing_extensions import Unpack
 
 from kronfx.deploy.find.layers import Known
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.nodes.values import tensor_of
-from kronfx.deploy.options import checked, checked_block, checked_counts
+from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.prove.cases import Case, cases_of_graph
 from kronfx.deploy.prove.verify import TOLERANCES, Answer, answers, reference_answers, session
@@ -27,39 +26,35 @@ from kronfx.deploy.storage import products
 from kronfx.deploy.write import INFERRED
 from kronfx.errors import ExportError, reason
 from kronfx.files import destination
+from kronfx.options import keywords
 
 OLDEST_OPSET = 13
-_BATCHES = (1, 7, 32)
 
 
-def sparsify(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str],
-    *,
-    lowering: str = "auto",
-    block: tuple[int, int] | None = None,
-    tune: bool = True,
-    rows: Sequence[int] = (1, 128),
-    optimize_for: str = "latency",
-    timings: Any = None,
-    verify: bool = True,
-    batch_sizes: Sequence[int] = _BATCHES,
-    example_inputs: Mapping[str, Any] | None = None,
+@keywords(SparsifyOptions, first=("lowering", "block"))
+def sparsify_onnx(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], **wishes: Unpack[SparsifyKeywords]
 ) -> ExportReport:
-    """Write ``src`` anew, smaller and faster where its weights have zero blocks; see :func:`kronfx.sparsify_onnx`."""
+    """Write any ONNX file anew, smaller and faster where its weights have blocks of zeros, and computing the same.
+
+    Every constant of a MatMul, Gemm, 1x1 Conv or MatMulInteger is looked at, whoever pruned it. An 8-bit file of
+    onnxruntime's ``quantize_dynamic`` gains as well: quantize first, then come here. One of ``quantize_static`` (QDQ)
+    becomes smaller, and runs as it did. It is verified at two lengths of every free axis besides the batch.
+
+    ``src`` is left untouched, ``dst`` is written whole or not at all. Raises ExportError, VerificationError.
+    """
+    options = SparsifyOptions(**wishes)
     target = destination(dst, ExportError)
-    tuning = checked(lowering, tune, rows, optimize_for, timings)
-    grid = checked_block(block)
-    sizes = checked_counts("batch_sizes", batch_sizes, "(1, 7, 32)")
-    if lowering == "factors":
+    if options.lowering == "factors":
         remedy = "export the factored model itself with kronfx.export_onnx"
         raise ExportError("", "no factors in an ONNX file", "a model for lowering='factors'", remedy)
     with progress("sparsify") as step:
         step("reading")
         source = read_source(src)
-        source = replace(source, block=grid, notes=(*source.notes, *_unfit(source.model.graph, grid)))
-        proof = _proof(Path(src), source.model, sizes, example_inputs) if verify else None
-        return deploy(source, target, tuning, proof, step)
+        notes = (*source.notes, *_unfit(source.model.graph, options.block))
+        source = replace(source, block=options.block, notes=notes)
+        proof = _proof(Path(src), source.model, options) if options.verify else None
+        return deploy(source, target, options, proof, step)
 
 
 def read_source(src: str | os.PathLike[str]) -> Source:
@@ -143,8 +138,8 @@ def _require_finite(name: str, graph: ir.Graph) -> None:
             raise ExportError(value.name or "", "NaN or infinite entries in a weight", "finite weights", remedy)
 
 
-def _proof(src: Path, model: ir.Model, sizes: tuple[int, ...], example: Mapping[str, Any] | None) -> Proof:
-    cases = cases_of_graph(model.graph, sizes, example)
+def _proof(src: Path, model: ir.Model, options: SparsifyOptions) -> Proof:
+    cases = cases_of_graph(model.graph, options.batch_sizes, options.example_inputs)
     kinds = {v.const_value.dtype.name.lower() for v in model.graph.initializers.values() if v.const_value is not None}
     named = {"float": "float32", "double": "float64"}
     tolerance = (
@@ -153,7 +148,7 @@ def _proof(src: Path, model: ir.Model, sizes: tuple[int, ...], example: Mapping[
     brain = "bfloat16" in kinds
     answer = reference_answers(src) if brain else answers(session(src))
     usable = [case for case in cases if _runs(answer, case)]
-    if not usable and example is not None:
+    if not usable and options.example_inputs is not None:
         found = f"example_inputs that {src} does not run on ({_why(answer, cases[0])})"
         raise ExportError("", found, "inputs that it can take", "give an array of the right shape for each input")
     if not usable:

@@ -12,17 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from kronfx.errors import PlanError
-from kronfx.planner.budget import Limit, limits_of, within
-from kronfx.planner.choose import DEFAULT_RANK, Energies, Setting, choose_all
-from kronfx.planner.starts import Starts, ZeroStart, starts_of
-from kronfx.planner.wishes import BlockWish, Names, Overrides, RankWish, Wish, selected, wishes_of
-from kronfx.records import Branches, Budget, Choice, Objective, Plan, Rates, Refusal, Site
-from kronfx.solver import Pair
+from kronfx.planner.budget import limits_of, within
+from kronfx.planner.choose import Energies, Setting, choose_all
+from kronfx.planner.options import DEFAULT_RANK, PlanKeywords, PlanOptions, RankWish
+from kronfx.planner.starts import Starts, starts_of
+from kronfx.planner.wishes import Wish, selected, wishes_of
+from kronfx.records import Branches, Budget, Choice, Plan, Rates, Refusal, Site
+from kronfx.solver import OBJECTIVES
 
-__all__ = [
-    "DEFAULT_RANK", "BlockWish", "Energies", "Limit", "Names", "Overrides", "Pair", "RankWish", "ZeroStart",
-    "plan_sites",
-]  # fmt: skip
+__all__ = ["PlanKeywords", "PlanOptions", "plan_sites"]
 
 NOTHING_SEEN = Branches()
 
@@ -32,54 +30,36 @@ Outcome = tuple[Choice, ...] | str  # one for each candidate, or the reason why 
 def plan_sites(
     sites: Sequence[Site],
     refusals: Sequence[Refusal],
+    options: PlanOptions,
     *,
-    rank: RankWish = None,
-    block: BlockWish = None,
-    include: Names = None,
-    exclude: Names = None,
-    rows: int = 512,
-    objective: Objective = "params",
-    min_block: Pair = None,
-    max_block: Pair = None,
-    multiple_of: Pair = None,
-    padding: float = 0.0,
-    max_params: Limit = None,
-    max_flops: Limit = None,
-    overrides: Overrides = None,
-    skip_unprofitable: bool = False,
-    rates: Rates | None = None,
-    zero_start: ZeroStart = None,
     branches: Branches = NOTHING_SEEN,
     types: Mapping[str, type] | None = None,
     model_parameters: int = 0,
     energies: Energies | None = None,
 ) -> Plan:
-    """Choose for every site (the options: ``kronfx.plan``).
+    """Choose for every site.
 
     ``branches`` are those that ``zero_start`` may mean, ``types`` the classes of the modules that the sites live in,
     ``model_parameters`` how many the whole model has, ``energies`` what the ranks 1, 2, ... of a shape keep of a
     site's weight. Raises PlanError.
     """
-    if type(rows) is not int or rows < 1:
-        raise PlanError("", f"rows={rows!r}", "a positive number of rows", "pass the batch (times sequence) you expect")
-    wanted = selected(sites, types or {}, include, exclude)
-    starts = starts_of(sites, types or {}, zero_start, branches)
-    base = Wish(min_block=min_block, max_block=max_block, multiple_of=multiple_of, padding=padding, objective=objective)
-    wishes = {site.name: wish for site, wish in zip(sites, wishes_of(sites, base, rank, block, overrides))}
-    _require_rates(wishes.values(), rates)
-    _require_possible_rank(sites, rank)
-    setting = Setting(rows, rates, skip_unprofitable, energies)
+    wanted = selected(sites, types or {}, options.include, options.exclude)
+    starts = starts_of(sites, types or {}, options.zero_start, branches)
+    wishes = {site.name: wish for site, wish in zip(sites, wishes_of(sites, options))}
+    _require_rates(wishes.values(), options.rates)
+    _require_possible_rank(sites, options.rank)
+    setting = Setting(options.rows, options.rates, options.skip_unprofitable, energies)
     wished = {name: wish for name, wish in wishes.items() if name in wanted}
     outcomes: dict[str, Outcome] = {}
     certificate: Budget | None = None
-    if max_params is None and max_flops is None:
+    if options.max_params is None and options.max_flops is None:
         outcomes = {site.name: choose_all(site, wished[site.name], setting) for site in sites if site.name in wanted}
     else:
         _require_single_blocks(sites, wished)
-        limits = limits_of(max_params, max_flops, model_parameters, sites, rows)
+        limits = limits_of(options.max_params, options.max_flops, model_parameters, sites, options.rows)
         found, certificate = within(sites, wished, setting, limits, refusals)
         outcomes = {name: one if isinstance(one, str) else (one,) for name, one in found.items()}
-    plan = _plan(sites, outcomes, refusals, rows, model_parameters, certificate)
+    plan = _plan(sites, outcomes, refusals, options.rows, model_parameters, certificate)
     return _started(plan, starts)
 
 
@@ -123,11 +103,10 @@ def _require_single_blocks(sites: Sequence[Site], wishes: Mapping[str, Wish]) ->
         raise PlanError(site.label, found, "one block, or none", "leave the candidates or the budget out")
 
 
-def _require_rates(wishes: Iterable[Wish], rates: object) -> None:
-    if rates is not None and not isinstance(rates, Rates):
-        raise PlanError("", f"rates of type {type(rates).__name__}", "kronfx Rates", "pass rates=kronfx.calibrate()")
-    if rates is None and any(wish.objective == "latency" for wish in wishes):
-        found = "objective='latency' without rates"
+def _require_rates(wishes: Iterable[Wish], rates: Rates | None) -> None:
+    missing = [wish.objective for wish in wishes if rates is None and OBJECTIVES[wish.objective].needs_rates]
+    if missing:
+        found = f"objective={missing[0]!r} without rates"
         raise PlanError("", found, "the rates of this machine", "pass rates=kronfx.calibrate()")
 
 

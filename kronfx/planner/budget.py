@@ -12,10 +12,9 @@ from kronfx.errors import PlanError
 from kronfx.planner.candidates import Candidates, candidates_of
 from kronfx.planner.choose import Setting
 from kronfx.planner.knapsack import Filled, fill, least
+from kronfx.planner.options import Limit
 from kronfx.planner.wishes import Wish
 from kronfx.records import Budget, Choice, Refusal, Site
-
-Limit = int | float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +28,15 @@ class Limits:
 
 
 def limits_of(max_params: Limit, max_flops: Limit, model_parameters: int, sites: Sequence[Site], rows: int) -> Limits:
-    """Counts from counts or ratios. Raises PlanError."""
+    """Counts from counts or ratios."""
     multiply_adds = sum(site.multiply_adds(rows) for site in sites)
     return Limits(
-        _limit("max_params", max_params, model_parameters),
-        _limit("max_flops", max_flops, multiply_adds),
-        model_parameters,
-        multiply_adds,
+        _limit(max_params, model_parameters), _limit(max_flops, multiply_adds), model_parameters, multiply_adds
     )
 
 
-def _limit(name: str, limit: object, whole: int) -> int | None:
-    if limit is None:
-        return None
-    if isinstance(limit, float) and 0 < limit <= 1:
-        return int(limit * whole)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        needed = "a ratio in (0, 1] as a float, or a count as an int"
-        raise PlanError("", f"{name}={limit!r}", needed, f"pass {name}=0.2 for a fifth")
-    return limit
+def _limit(limit: Limit, whole: int) -> int | None:
+    return int(limit * whole) if isinstance(limit, float) else limit
 
 
 def within(

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from kronfx.cost import Price, by_multiply_adds, by_time, cheapest, work
 from kronfx.errors import PlanError, SolveError
+from kronfx.planner.options import DEFAULT_RANK
 from kronfx.planner.wishes import Wish
 from kronfx.records import Choice, KroneckerShape, Rates, Site, Solution
 from kronfx.solver import solve
-
-DEFAULT_RANK = 4
 
 Energies = Callable[[Site, KroneckerShape], Sequence[float]]  # the share of ||W||^2 that ranks 1, 2, ... keep
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from kronfx.errors import PlanError
-from kronfx.planner.wishes import Names, each, meant
+from kronfx.planner.options import ZeroStart
+from kronfx.planner.wishes import each, meant
 from kronfx.records import Branches, Site
 from kronfx.tables import abbreviated
-
-ZeroStart = Literal["residual"] | Names
 
 
 @dataclass(frozen=True, slots=True)

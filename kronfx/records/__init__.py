@@ -10,11 +10,10 @@ from kronfx.records.difference import Change, PlanDifference
 from kronfx.records.plan import Plan, refusal_table
 from kronfx.records.rates import Rates
 from kronfx.records.shapes import EVALUATIONS, Choice, Evaluation, KroneckerShape, Lowering, Refusal, Site
-from kronfx.records.solution import OBJECTIVES, Objective, RunnerUp, Solution
+from kronfx.records.solution import RunnerUp, Solution
 
 __all__ = [
     "EVALUATIONS",
-    "OBJECTIVES",
     "Branches",
     "Budget",
     "Change",
@@ -22,7 +21,6 @@ __all__ = [
     "Evaluation",
     "KroneckerShape",
     "Lowering",
-    "Objective",
     "Plan",
     "PlanDifference",
     "Rates",

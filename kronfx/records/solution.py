@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from kronfx.records.shapes import Evaluation, KroneckerShape
-
-Objective = Literal["params", "flops", "training_flops", "latency"]
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-UNITS: dict[Objective, str] = {
-    "params": "parameters",
-    "flops": "multiply-adds",
-    "training_flops": "multiply-adds of a training step",
-    "latency": "attoseconds",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +21,8 @@ class Solution:
 
     ``objective`` is the optimum, ``lower_bound`` what branch and bound proved no feasible point can beat,
     ``nodes`` how many nodes it visited, ``feasible`` how many pairs ``(m1, n1)`` there were to look at, over all padded
-    sizes. ``runners_up`` are the next best shapes, best first, ties of the optimum among them. ``measure`` is what was
-    minimized: ``params``, multiply-adds, or attoseconds (``latency``).
+    sizes. ``runners_up`` are the next best shapes, best first, ties of the optimum among them. ``measure`` is the name
+    of what was minimized (``"params"``), ``unit`` that of its values.
     """
 
     shape: KroneckerShape
@@ -44,8 +34,9 @@ class Solution:
     out_features: int
     in_features: int
     evaluation: Evaluation
-    measure: Objective = "params"
+    measure: str = "params"
     runners_up: tuple[RunnerUp, ...] = ()
+    unit: str = "parameters"
 
     @property
     def proven(self) -> bool:
@@ -62,6 +53,6 @@ class Solution:
         padded = f" (padded to {self.shape.m}x{self.shape.n})" if any(self.padding) else ""
         return (
             f"{self.out_features}x{self.in_features} at rank {self.rank}: {self.shape}{padded}, "
-            f"{self.objective:,} {UNITS[self.measure]} "
+            f"{self.objective:,} {self.unit} "
             f"({proof}: lower bound {self.lower_bound:,}, {self.nodes} nodes for {self.feasible} feasible pairs)"
         )

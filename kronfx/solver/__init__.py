@@ -12,10 +12,13 @@ A tenth of the pairs is not reached where there are few of them: ``50257x4096`` 
 """
 
 from kronfx.solver.grids import Side, contradiction
+from kronfx.solver.objectives import OBJECTIVES, Objective
 from kronfx.solver.primes import divisors, factorization
 from kronfx.solver.problem import Pair, preference, shapes, sides, solve
 
 __all__ = [
+    "OBJECTIVES",
+    "Objective",
     "Pair",
     "Side",
     "contradiction",

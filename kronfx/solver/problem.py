@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from kronfx.cost import by_multiply_adds, by_time, cheapest, work
+from kronfx.cost import by_multiply_adds, cheapest, work
 from kronfx.errors import SolveError
-from kronfx.records import OBJECTIVES, KroneckerShape, Objective, Rates, RunnerUp, Solution
-from kronfx.solver import by_pair, by_product
+from kronfx.options import documented, item
+from kronfx.records import KroneckerShape, Rates, RunnerUp, Solution
+from kronfx.solver import checks
 from kronfx.solver.grids import Cut, Side, cuts, grids
+from kronfx.solver.objectives import OBJECTIVES, Objective
+from kronfx.solver.objectives.question import MULTIPLY_ADDS, Question
 from kronfx.solver.ranking import Ranking
 
 Pair = int | tuple[int | None, int | None] | None  # of the block: (m2, n2), either of them free, or both the same
 
-_MULTIPLY_ADDS: dict[Objective, Rates] = {"flops": Rates(1, 0, 0), "training_flops": Rates(3, 0, 0)}
 
-
+@documented(
+    "The objectives:\n\n" + "\n".join(item(name, f"[{rule.unit}]: {rule.means}") for name, rule in OBJECTIVES.items())
+)
 def solve(
     out_features: int,
     in_features: int,
@@ -34,9 +38,7 @@ def solve(
 ) -> Solution:
     """The block shape ``m1 m2 = m = out_features``, ``n1 n2 = n = in_features`` that is best, with the proof.
 
-    - ``objective``: ``"params"``, ``(1 + r) m1 n1 + r m2 n2`` (paper, Eq. 5); ``"flops"``, the multiply-adds of the
-      best evaluation over ``rows`` rows of input; ``"training_flops"``, those of its backward pass too; ``"latency"``,
-      its time in attoseconds at the ``rates`` that ``kronfx.calibrate`` measured.
+    - ``objective``: what is minimized, by its name in the list below.
     - ``block``, ``min_block``, ``max_block``, ``multiple_of``: what the block ``(m2, n2)`` must be, must not be below,
       must not be above, must be a multiple of; an int stands for both, None leaves one free: ``block=(16, None)``.
     - ``padding``: the share by which each dimension may grow where that wins. A padded shape is wider than ``W`` by
@@ -54,20 +56,16 @@ def solve(
     where = f"{out_features}x{in_features}"
     numbers = {"out_features": out_features, "in_features": in_features, "rank": rank, "rows": rows, "taps": taps}
     for name, number in numbers.items():
-        _require_positive(where, name, number)
+        checks.positive(where, name, number)
     _require_options(where, objective, padding, rates, runners_up)
     both = sides(where, block, min_block, max_block, multiple_of)
     sizes = zip((out_features, in_features), both, ("m2", "n2"))
     by_rows, by_columns = (_cuts(where, size, side, name, padding) for size, side, name in sizes)
     feasible = grids(by_rows, by_columns, taps)
     ranking = Ranking(1 + runners_up)
-    if objective == "params":
-        by_product.search(feasible, rank, ranking)
-    else:
-        prices = rates if objective == "latency" and rates is not None else _MULTIPLY_ADDS[objective]
-        by_pair.search(feasible, by_pair.Priced(rank, rows, prices), ranking)
+    wanted, asked = OBJECTIVES[objective], Question(rank, rows, MULTIPLY_ADDS if rates is None else rates)
+    wanted.search(feasible, asked, ranking)
     (value, shape), *others = sorted(ranking.best(), key=lambda one: (one[0], *preference(one[1], rank, rows, taps)))
-    price = by_time(rates) if objective == "latency" and rates is not None else by_multiply_adds
     return Solution(
         shape=shape,
         rank=rank,
@@ -77,8 +75,9 @@ def solve(
         feasible=sum(map(len, feasible)),
         out_features=out_features,
         in_features=in_features * taps,
-        evaluation=cheapest(shape, rank, rows, taps, price),
+        evaluation=cheapest(shape, rank, rows, taps, wanted.price(asked)),
         measure=objective,
+        unit=wanted.unit,
         runners_up=tuple(RunnerUp(shape, value) for value, shape in others[:runners_up]),
     )
 
@@ -118,21 +117,12 @@ def shapes(
     ]
 
 
-def _require_positive(where: str, name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        remedy = f"pass {name} as an int of at least 1"
-        raise SolveError(where, f"{name} is {value!r}", "a positive integer", remedy)
-
-
-def _require_options(where: str, objective: object, padding: object, rates: object, runners_up: object) -> None:
-    if objective not in OBJECTIVES:
-        known = ", ".join(map(repr, OBJECTIVES))
-        raise SolveError(where, f"objective={objective!r}", f"one of {known}", "choose one of these")
-    if objective == "latency" and not isinstance(rates, Rates):
-        found = f"objective='latency' with rates={rates!r}"
+def _require_options(where: str, objective: Objective, padding: float, rates: Rates | None, runners_up: int) -> None:
+    checks.objective(where, "objective", objective)
+    checks.share(where, "padding", padding)
+    if OBJECTIVES[objective].needs_rates and not isinstance(rates, Rates):
+        found = f"objective={objective!r} with rates={rates!r}"
         raise SolveError(where, found, "the rates of this machine", "pass rates=kronfx.calibrate()")
-    if isinstance(padding, bool) or not isinstance(padding, (int, float)) or not 0 <= padding <= 1:
-        raise SolveError(where, f"padding={padding!r}", "a share from 0 to 1", "pass 0.02 for at most 2% more")
     if isinstance(runners_up, bool) or not isinstance(runners_up, int) or runners_up < 0:
         raise SolveError(where, f"runners_up={runners_up!r}", "an int of at least 0", "pass 3, say")
 
@@ -140,17 +130,8 @@ def _require_options(where: str, objective: object, padding: object, rates: obje
 def sides(where: str, *constraints: Pair) -> tuple[Side, Side]:
     """The constraints of rows and of columns."""
     names = ("block", "min_block", "max_block", "multiple_of")
-    pairs = [_pair(where, name, wish) for name, wish in zip(names, constraints)]
+    pairs = [checks.pair(where, name, wish) for name, wish in zip(names, constraints)]
     return Side(*(pair[0] for pair in pairs)), Side(*(pair[1] for pair in pairs))
-
-
-def _pair(where: str, name: str, wish: object) -> tuple[int | None, int | None]:
-    pair = wish if isinstance(wish, (tuple, list)) else (wish, wish)
-    sizes = [size for size in pair if size is not None]
-    if len(pair) != 2 or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-        needed = "a positive integer or a pair (m2, n2) of them, either one None for free"
-        raise SolveError(where, f"{name}={wish!r}", needed, f"pass {name}=(8, 8), say")
-    return pair[0], pair[1]
 
 
 def _cuts(where: str, size: int, side: Side, name: str, padding: float) -> list[Cut]:

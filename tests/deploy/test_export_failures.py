@@ -16,7 +16,10 @@ from kronfx import deploy
 from kronfx.errors import ExportError, VerificationError
 
 BEFORE = b"what was there before"
-QUICK = deploy.checked("auto", False, (1,), "latency", None)
+
+
+def quick(**options: Any) -> deploy.ExportOptions:
+    return deploy.ExportOptions(tune=False, **options)
 
 
 def small() -> nn.Sequential:
@@ -30,10 +33,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
-def refused(path: Path, model: Any, example: Any, error: type[ExportError] = ExportError, **options: Any) -> str:
+def refused(
+    path: Path, model: Any, example: Any, error: type[ExportError] = ExportError, reference: Any = None, **options: Any
+) -> str:
     """The sentence of a failing export, once it is sure that it touched nothing."""
     with pytest.raises(error) as caught:
-        deploy.export(model, path, example, tuning=QUICK, **options)
+        deploy.export(model, path, example, quick(**options), reference=reference)
     assert type(caught.value) is error
     assert path.read_bytes() == BEFORE
     assert list(path.parent.iterdir()) == [path]
@@ -78,9 +83,7 @@ def test_a_mismatch_with_the_reference(path: Path) -> None:
     sentence = refused(path, small(), torch.randn(1, 32), VerificationError, reference=other)
     assert "relative error of" in sentence
     assert "at most 1e-04" in sentence
-    assert (
-        deploy.export(small(), path, torch.randn(1, 32), reference=small(), tuning=QUICK).bytes == path.stat().st_size
-    )
+    assert deploy.export(small(), path, torch.randn(1, 32), quick(), reference=small()).bytes == path.stat().st_size
 
 
 def test_a_reference_of_another_shape(path: Path) -> None:
@@ -113,7 +116,7 @@ def test_a_batch_that_is_fixed(path: Path) -> None:
     sentence = refused(path, Reshaping(), torch.randn(4, 32))
     assert "cannot take every batch size" in sentence
     assert "dynamic_shapes={}" in sentence
-    assert deploy.export(Reshaping(), path, torch.randn(4, 32), dynamic_shapes={}, tuning=QUICK).batch_sizes == (4,)
+    assert deploy.export(Reshaping(), path, torch.randn(4, 32), quick(dynamic_shapes={})).batch_sizes == (4,)
 
 
 def test_a_batch_that_changes_the_computation(path: Path) -> None:
@@ -159,7 +162,7 @@ def test_a_link_is_followed_and_kept(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link = tmp_path / "link.onnx"
     link.symlink_to(tmp_path / "real" / "model.onnx")
-    report = deploy.export(small(), link, torch.randn(2, 32), verify=False)
+    report = deploy.export(small(), link, torch.randn(2, 32), quick(verify=False))
     assert link.is_symlink()
     assert (tmp_path / "real" / "model.onnx").stat().st_size == report.bytes
 

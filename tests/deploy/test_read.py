@@ -70,7 +70,7 @@ def test_what_is_no_onnx_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("record", ["{", "[]", '{"version":2}', '{"version":1,"fields":["site"],"layers":[["a"]]}'])
 def test_a_damaged_record(tmp_path: Path, record: str) -> None:
     path = tmp_path / "model.onnx"
-    deploy.export(nn.Sequential(folded(48, 64, (4, 8))), path, torch.randn(2, 64), verify=False)
+    deploy.export(nn.Sequential(folded(48, 64, (4, 8))), path, torch.randn(2, 64), deploy.ExportOptions(verify=False))
     model = onnx.load(path)
     model.metadata_props[0].value = record
     onnx.save(model, path)

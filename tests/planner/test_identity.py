@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.entry import lively
 
 import kronfx as kx
-from kronfx.planner.choose import DEFAULT_RANK
+from kronfx.planner.options import DEFAULT_RANK
 
 
 def started(model: nn.Module) -> nn.Module:

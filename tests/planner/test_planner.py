@@ -15,7 +15,7 @@ from torch import nn
 
 import kronfx as kx
 from kronfx.cost import cheapest
-from kronfx.planner import plan_sites
+from kronfx.planner import PlanOptions, plan_sites
 from kronfx.records import EVALUATIONS, Budget, Choice, KroneckerShape, Refusal, Site
 
 
@@ -169,9 +169,9 @@ def test_overrides_reach_layers_by_name_and_glob() -> None:
 )
 def test_what_would_lose_is_refused_with_both_numbers(options: dict[str, object], reason: str) -> None:
     site = Site("plain", "Linear", 8, 8)
-    plan = plan_sites([site], [], skip_unprofitable=True, **options)  # type: ignore[arg-type]
+    plan = plan_sites([site], [], PlanOptions(skip_unprofitable=True, **options))  # type: ignore[arg-type]
     assert [refusal.reason for refusal in plan.refusals] == [reason]
-    assert plan_sites([site], [], **options).choices  # type: ignore[arg-type]
+    assert plan_sites([site], [], PlanOptions(**options)).choices  # type: ignore[arg-type]
 
 
 def test_rates_decide_evaluation_shape_and_profit() -> None:

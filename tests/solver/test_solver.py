@@ -15,8 +15,8 @@ from oracles import Block, brute_force
 
 import kronfx as kx
 from kronfx.errors import SolveError
-from kronfx.records import OBJECTIVES, KroneckerShape
-from kronfx.solver import divisors, factorization, solve
+from kronfx.records import KroneckerShape
+from kronfx.solver import OBJECTIVES, divisors, factorization, solve
 
 RANKS = (1, 2, 4, 8)
 RATES = kx.Rates(20_000, 300_000, 2_000_000_000_000)
@@ -88,8 +88,8 @@ CONSTRAINT = st.fixed_dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(
-    SIZES, SIZES, CONSTRAINT, CONSTRAINT, st.integers(1, 9), st.sampled_from(OBJECTIVES), st.sampled_from((0.0, 0.15)),
-    st.sampled_from((1, 40)), st.integers(0, 4),
+    SIZES, SIZES, CONSTRAINT, CONSTRAINT, st.integers(1, 9), st.sampled_from(sorted(OBJECTIVES)),
+    st.sampled_from((0.0, 0.15)), st.sampled_from((1, 40)), st.integers(0, 4),
 )  # fmt: skip
 def test_every_constraint_and_objective_matches_brute_force(
     m: int,

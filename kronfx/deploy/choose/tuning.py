@@ -17,8 +17,8 @@ from kronfx.deploy.choose.one_layer import alone
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.lower.lowerings import LOWERINGS, candidates
 from kronfx.deploy.lower.lowerings.price import NODE
-from kronfx.deploy.options import Tuning
-from kronfx.deploy.records.timings import Timing, Timings
+from kronfx.deploy.options import Options
+from kronfx.deploy.records.timings import Timing, Timings, timings_of
 from kronfx.records import Lowering
 
 Name = TypeVar("Name", bound=Hashable)
@@ -50,38 +50,38 @@ class Chosen:
         return tuple("dense" for _ in self.lowerings)
 
 
-def choose(layers: Sequence[Layer], tuning: Tuning, step: Callable[[str], None]) -> Chosen:
+def choose(layers: Sequence[Layer], wishes: Options, step: Callable[[str], None]) -> Chosen:
     """A lowering for every layer; ``step`` hears what is being timed."""
-    known = list((tuning.timings or Timings.here()).entries)
+    known = list(timings_of(wishes.timings).entries)
     options = [candidates(layer) for layer in layers]
-    if tuning.lowering != "auto":
-        asked: Lowering = tuning.lowering
+    if wishes.lowering != "auto":
+        asked: Lowering = wishes.lowering
         fitting: Lowerings = tuple(asked if asked in names else "dense" for names in options)
         return Chosen(fitting, None, Timings.here(known))
     picked: list[Lowering] = []
     bold: list[Lowering] = []
     for i, (layer, names) in enumerate(zip(layers, options, strict=True)):
-        if len(names) > 1 and tuning.optimize_for == "latency" and tuning.tune:
+        if len(names) > 1 and wishes.optimize_for == "latency" and wishes.tune:
             step(f"timing {layer.name} ({i + 1} of {len(layers)})")
-        best, boldest = _best(layer, names, tuning, known)
+        best, boldest = _best(layer, names, wishes, known)
         picked.append(best)
         bold.append(boldest)
-    free = tuning.optimize_for == "latency" and tuning.tune
+    free = wishes.optimize_for == "latency" and wishes.tune
     return Chosen(tuple(picked), tuple(bold) if free else None, Timings.here(known))
 
 
-def _best(layer: Layer, names: Sequence[Lowering], tuning: Tuning, known: list[Timing]) -> tuple[Lowering, Lowering]:
+def _best(layer: Layer, names: Sequence[Lowering], wishes: Options, known: list[Timing]) -> tuple[Lowering, Lowering]:
     """The best lowering of a layer, and the best of those that are not dense."""
     if len(names) == 1:
         return "dense", "dense"
-    if tuning.optimize_for == "size":
-        work = {name: sum(LOWERINGS[name].cost(layer, n) for n in tuning.rows) for name in names}
+    if wishes.optimize_for == "size":
+        work = {name: sum(LOWERINGS[name].cost(layer, n) for n in wishes.rows) for name in names}
         best = min(names, key=lambda name: (LOWERINGS[name].stored(layer), work[name]))
         return best, best
-    if not tuning.tune:
-        costs = {name: [LOWERINGS[name].cost(layer, n) for n in tuning.rows] for name in names}
+    if not wishes.tune:
+        costs = {name: [LOWERINGS[name].cost(layer, n) for n in wishes.rows] for name in names}
         return fastest(costs, "dense", 2 * NODE), "dense"
-    costs = {name: [_timed(layer, name, n, known) for n in tuning.rows] for name in names}
+    costs = {name: [_timed(layer, name, n, known) for n in wishes.rows] for name in names}
     return fastest(costs, "dense", NOISE), min(names[1:], key=lambda name: math.prod(costs[name]))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx_files import planted
 
 from kronfx.deploy.find.grid import PRICE, grid_of
-from kronfx.deploy.options import checked_block
+from kronfx.deploy.options import SparsifyOptions
 from kronfx.errors import ExportError
 from kronfx.records import KroneckerShape
 
@@ -90,10 +90,10 @@ def test_what_the_caller_says_counts_where_it_fits() -> None:
 
 @pytest.mark.parametrize("block", [None, (32, 32), [4, 8]])
 def test_blocks_that_can_be(block: Any) -> None:
-    assert checked_block(block) == (None if block is None else tuple(block))
+    assert SparsifyOptions(block=block).block == (None if block is None else tuple(block))
 
 
 @pytest.mark.parametrize("block", [3, "32", (3,), (0, 1), (-8, 8), (8.0, 8), (1, 2, 3), (), {8, 9}, (True, True)])
 def test_blocks_that_cannot_be(block: Any) -> None:
     with pytest.raises(ExportError, match="two positive integers"):
-        checked_block(block)
+        SparsifyOptions(block=block)

@@ -44,7 +44,7 @@ def test_factors_compute_the_dense_product(
     src = written(folder, spelling, W, bias)
     dst = src.with_name("factors.onnx")
     source = Source(read_source(src).model, (Known("fc", shape, W, factors, evaluation),))
-    report = deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
+    report = deploy_graph(source, dst, deploy.Options(lowering="factors", tune=False), None, lambda _: None)
     assert [(layer.site, layer.lowering) for layer in report.layers] == [("fc", "factors")]
     x = rng.standard_normal(spelling.dims(shape.n, b=2, h=3, s=4)).astype(dtype)
     # Three roundings of operands and intermediates whose terms can cancel: ten times what one product is held to.
@@ -60,6 +60,6 @@ def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     src = product(tmp_path / "m.onnx", W)
     source = Source(read_source(src).model, (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
     dst = tmp_path / "factors.onnx"
-    deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
+    deploy_graph(source, dst, deploy.Options(lowering="factors", tune=False), None, lambda _: None)
     x = normal(3, 8, dtype=np.float64)
     hold(src, dst, x, x @ W.T, 10 * TOLERANCES[np.float64])
