@@ -143,7 +143,7 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
         entry: object = either if lowering == "dense" else (layer.name, lowering)
         size = 0 if entry in stored else LOWERINGS[lowering].stored(layer)
         stored.add(entry)
-        key = linear.weight, linear.turned
+        key = linear.weight, linear.transposed
         name = names.setdefault(key, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
         shape = layer.shape
         grid, zero, blocks = (shape.block, layer.kept.zero_blocks, shape.blocks) if shape.blocks > 1 else (None, 0, 0)

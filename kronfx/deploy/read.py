@@ -55,8 +55,8 @@ def _plain_layers(graph: onnx.GraphProto) -> Iterator[ExportedLayer]:
 def _is_upright(node: onnx.NodeProto, position: int) -> bool:
     """True where the constant is ``W [m, n]``: on the left of the product, or transposed by it on the right."""
     side = "transA" if position == 0 else "transB"
-    turned = any(attribute.name == side and attribute.i for attribute in node.attribute)
-    return (position == 0) != turned
+    transposed = any(attribute.name == side and attribute.i for attribute in node.attribute)
+    return (position == 0) != transposed
 
 
 def _plain_layer(tensor: onnx.TensorProto, upright: bool) -> ExportedLayer:

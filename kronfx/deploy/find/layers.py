@@ -32,9 +32,10 @@ class Known:
     evaluation: Evaluation = "materialize"
     product: Product | None = None
 
-    def turned(self) -> Known:
+    @property
+    def T(self) -> Known:
         """The same of ``W^T``, to store it: nobody said how to evaluate that."""
-        return Known(self.site, self.shape.turned, self.W.T, product=self.product.turned() if self.product else None)
+        return Known(self.site, self.shape.T, self.W.T, product=self.product.T if self.product else None)
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ class Held:
 
     known: Known
     value: ir.Value
-    turned: bool
+    transposed: bool
 
     @cached_property
     def kept(self) -> Survivors:
         """The surviving blocks of ``W``."""
         stored = tensor_of(self.value).numpy()
-        return survivors(stored.T if self.turned else stored, self.known.shape)
+        return survivors(stored.T if self.transposed else stored, self.known.shape)
 
     @cached_property
     def storage(self) -> Storage | None:
@@ -112,18 +113,18 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
     matched, linears = _matched(graph, known), find(graph)
     turns: dict[ir.Value, list[bool]] = {}
     for linear in linears:
-        turns.setdefault(linear.weight, []).append(linear.turned)
+        turns.setdefault(linear.weight, []).append(linear.transposed)
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
     for linear in linears:
-        match, key = matched.get(linear.weight), (linear.weight, linear.turned)
+        match, key = matched.get(linear.weight), (linear.weight, linear.transposed)
         is_upright = match is not None and _is_upright(match, linear)
-        told = None if match is None else match.known if is_upright else match.known.turned()
+        told = None if match is None else match.known if is_upright else match.known.T
         if key not in shapes:
             shapes[key] = told.shape if told else grid_of(linear.W, block)
         name = told.site if told else linear.site or "weight"
         ways = turns[linear.weight]
-        if len(set(ways)) > 1 and not (is_upright if told else linear.turned == ways[0]):
+        if len(set(ways)) > 1 and not (is_upright if told else linear.transposed == ways[0]):
             name = f"{name}/transposed"
         layers.append(Layer(linear, name, shapes[key], told))
     read = {layer.linear.weight for layer in layers}
@@ -139,7 +140,7 @@ def moved(found: Found, graph: ir.Graph) -> Found:
 
 def _is_upright(match: Held, linear: Linear) -> bool:
     """The product is with the known ``W``, not with its transpose; those may be equal."""
-    return match.turned == linear.turned or np.array_equal(match.known.W, linear.W)
+    return match.transposed == linear.transposed or np.array_equal(match.known.W, linear.W)
 
 
 def _matched(graph: ir.Graph, known: Sequence[Known]) -> dict[ir.Value, Held]:

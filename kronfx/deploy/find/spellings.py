@@ -12,7 +12,7 @@ from kronfx.deploy.nodes.values import Array, is_constant, is_matrix, tensor_of
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """``y = x W^T + bias`` with a constant ``weight``: ``W [m, n]``, or ``W^T [n, m]`` where it is ``turned``.
+    """``y = x W^T + bias`` with a constant ``weight``: ``W [m, n]``, or ``W^T [n, m]`` where it is ``transposed``.
 
     ``x [..., n]`` and ``y [..., m]`` are row-major, or, for a product from the left and a 1x1 convolution
     (``channels_first``), ``x [..., n, S]`` and ``y [..., m, S]``. ``node`` is the product; ``y`` is its output. Where
@@ -26,7 +26,7 @@ class Linear:
     x: ir.Value
     y: ir.Value
     weight: ir.Value
-    turned: bool
+    transposed: bool
     bias: ir.Value | None = None
     channels_first: bool = False
     zero_points: tuple[ir.Value | None, ir.Value | None] | None = None
@@ -42,7 +42,7 @@ class Linear:
     @property
     def W(self) -> Array:
         """``W [m, n]``; of an integer product, the integers less their zero point."""
-        matrix = self.stored.T if self.turned else self.stored
+        matrix = self.stored.T if self.transposed else self.stored
         zero = self.zero_points[1] if self.zero_points is not None else None
         if zero is None or self.is_symmetric:
             return matrix
@@ -80,10 +80,10 @@ def _product(node: ir.Node) -> Linear | None:
     if left is None or right is None:
         return None
     if is_matrix(right) and not is_constant(left):
-        return _unflattened(Linear(right.name or "", node, left, node.outputs[0], right, turned=True))
+        return _unflattened(Linear(right.name or "", node, left, node.outputs[0], right, transposed=True))
     if is_matrix(left) and not is_constant(right):
-        return Linear(left.name or "", node, right, node.outputs[0], left, turned=False, channels_first=True)
-    return _static(node, left, right, turned=True)
+        return Linear(left.name or "", node, right, node.outputs[0], left, transposed=False, channels_first=True)
+    return _static(node, left, right, transposed=True)
 
 
 def _integer(node: ir.Node) -> Linear | None:
@@ -93,10 +93,10 @@ def _integer(node: ir.Node) -> Linear | None:
         return None
     if w_zero is not None and not is_constant(w_zero):
         return None
-    return Linear(right.name or "", node, left, node.outputs[0], right, turned=True, zero_points=(x_zero, w_zero))
+    return Linear(right.name or "", node, left, node.outputs[0], right, transposed=True, zero_points=(x_zero, w_zero))
 
 
-def _static(node: ir.Node, left: ir.Value, right: ir.Value, turned: bool) -> Linear | None:
+def _static(node: ir.Node, left: ir.Value, right: ir.Value, transposed: bool) -> Linear | None:
     """A product of what was quantized beforehand."""
     x, W = _dequantized(left), _dequantized(right)
     if x is None or W is None or is_constant(x[0]) or not is_constant(W[0]):
@@ -106,7 +106,7 @@ def _static(node: ir.Node, left: ir.Value, right: ir.Value, turned: bool) -> Lin
     if len(tensor_of(weight).shape) != 2 or apart:
         return None
     zeros, name = (x[1], zero), weight.name or ""
-    return Linear(name, node, x[0], node.outputs[0], weight, turned, zero_points=zeros, static=True)
+    return Linear(name, node, x[0], node.outputs[0], weight, transposed, zero_points=zeros, static=True)
 
 
 def _dequantized(value: ir.Value) -> tuple[ir.Value, ir.Value | None] | None:
@@ -127,13 +127,13 @@ def _gemm(node: ir.Node) -> Linear | None:
     scaled = any(_number(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
     if x is None or weight is None or scaled or _number(node, "transA", 0) or is_constant(x):
         return None
-    turned = not _number(node, "transB", 0)
+    transposed = not _number(node, "transB", 0)
     if not is_matrix(weight):
-        return _static(node, x, weight, turned)
-    m = weight.const_value.shape[1 if turned else 0]  # type: ignore[union-attr]
+        return _static(node, x, weight, transposed)
+    m = weight.const_value.shape[1 if transposed else 0]  # type: ignore[union-attr]
     if bias is not None and not (is_constant(bias) and tuple(tensor_of(bias).shape.numpy()) in ((m,), (1, m))):
         return None
-    return _unflattened(Linear(weight.name or "", node, x, node.outputs[0], weight, turned, bias))
+    return _unflattened(Linear(weight.name or "", node, x, node.outputs[0], weight, transposed, bias))
 
 
 def _pointwise(node: ir.Node) -> Linear | None:
@@ -174,7 +174,7 @@ def _unflattened(linear: Linear) -> Linear:
     m, n = linear.W.shape
     if not known or len(x.shape) < 2 or (*x.shape[:-1], m) != tuple(y.shape) or x.shape[-1] != n:
         return linear
-    return Linear(linear.site, linear.node, x, y, linear.weight, linear.turned, linear.bias, around=(uses[0],))
+    return Linear(linear.site, linear.node, x, y, linear.weight, linear.transposed, linear.bias, around=(uses[0],))
 
 
 def _number(node: ir.Node, name: str, default: float) -> float:

@@ -27,7 +27,7 @@ class Match:
 
     @property
     def array(self) -> Array:
-        """The constant, turned to ``[m, n]``."""
+        """The constant as ``[m, n]``."""
         stored = tensor_of(self.value).numpy()
         return stored.T if self.transposed else stored
 
@@ -44,9 +44,9 @@ class Weights:
     def equal(self, W: Array) -> list[Match]:
         """Every constant that holds ``W [m, n]`` or its transpose, bit by bit."""
         upright = [Match(value, False) for value in self._by_value.get(content(W), [])]
-        turned = [Match(value, True) for value in self._by_value.get(content(W.T), [])]
+        transposed = [Match(value, True) for value in self._by_value.get(content(W.T), [])]
         taken = {match.value for match in upright}
-        return upright + [match for match in turned if match.value not in taken]
+        return upright + [match for match in transposed if match.value not in taken]
 
     def alike(self, mask: Array, shape: KroneckerShape) -> Iterator[Match]:
         """Every constant of this shape whose zero blocks are exactly those of ``mask [m1, n1]``."""

@@ -142,7 +142,7 @@ def _store(graph: ir.Graph, found: Found) -> None:
     """Constants that are still there are stored in as few bytes as can be, equal ones once."""
     weights = Weights(graph)
     done: set[ir.Value] = set()
-    for name, value, turned, kept in _constants(found):
+    for name, value, transposed, kept in _constants(found):
         if value in done or not _is_stored(graph, value):
             continue
         same = [match.value for match in weights.equal(tensor_of(value).numpy()) if not match.transposed]
@@ -150,16 +150,16 @@ def _store(graph: ir.Graph, found: Found) -> None:
         same = [match for match in {value, *same} if _is_stored(graph, match)]
         other = [match for match in other if _is_stored(graph, match)]
         done.update(same, other)
-        store(graph, name, kept, *((other, same) if turned else (same, other)))
+        store(graph, name, kept, *((other, same) if transposed else (same, other)))
 
 
 def _constants(found: Found) -> Iterator[tuple[str, ir.Value, bool, Storage]]:
     for layer in found.layers:
         if layer.storage is not None:
-            yield layer.name, layer.linear.weight, layer.linear.turned, layer.storage
+            yield layer.name, layer.linear.weight, layer.linear.transposed, layer.storage
     for held in found.held:
         if held.storage is not None:
-            yield held.known.site, held.value, held.turned, held.storage
+            yield held.known.site, held.value, held.transposed, held.storage
 
 
 def _is_stored(graph: ir.Graph, value: ir.Value) -> bool:
