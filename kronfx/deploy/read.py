@@ -63,4 +63,14 @@ def _plain_layer(tensor: onnx.TensorProto, upright: bool) -> ExportedLayer:
     m, n = tensor.dims if upright else reversed(tensor.dims)
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     size = math.prod(tensor.dims) * itemsize
-    return ExportedLayer(tensor.name, m, n, None, "dense", 0, 0, size, size)
+    return ExportedLayer(
+        site=tensor.name,
+        m=m,
+        n=n,
+        block=None,
+        lowering="dense",
+        zero_blocks=0,
+        blocks=0,
+        dense_bytes=size,
+        bytes=size,
+    )

@@ -20,7 +20,8 @@ from oracles import dense, random_factors
 
 from kronfx import deploy
 from kronfx.deploy.choose.one_layer import alone
-from kronfx.deploy.find.layers import Known, found_layers
+from kronfx.deploy.find.known import KnownWeight
+from kronfx.deploy.find.layers import linear_maps
 from kronfx.deploy.pipeline import Source
 from kronfx.deploy.pipeline import deploy as deploy_graph
 from kronfx.deploy.sparsify import read_source
@@ -189,7 +190,7 @@ def test_factors_compute_the_dense_product(
     bias = rng.standard_normal(shape.m).astype(dtype)
     src = written(folder, spelling, W, bias)
     dst = src.with_name("factors.onnx")
-    source = Source(read_source(src).model, (Known("fc", shape, W, factors, evaluation),))
+    source = Source(read_source(src).model, (KnownWeight("fc", shape, W, factors, evaluation),))
     report = deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
     assert [(layer.site, layer.lowering) for layer in report.layers] == [("fc", "factors")]
     sizes = {"b": 2, "h": 3, "s": 3 if "back" in str(spelling.nodes) else 4}
@@ -205,7 +206,8 @@ def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     shape, parts = KroneckerShape(3, 4, 5, 2), random_factors((3, 4, 5, 2), 2)
     W = dense(parts.S, parts.A, parts.B).numpy()
     src = written(tmp_path, SPELLINGS["MatMul"], W, np.zeros(15))
-    source = Source(read_source(src).model, (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
+    weight = KnownWeight("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation)
+    source = Source(read_source(src).model, (weight,))
     dst = tmp_path / "factors.onnx"
     deploy_graph(source, dst, deploy.checked("factors", False, (1,), "latency", None), None, lambda _: None)
     x = np.random.default_rng(0).standard_normal((3, 8))
@@ -293,7 +295,7 @@ def test_a_layer_on_its_own_computes_its_product(tmp_path: Path, name: str, lowe
     else:
         src = written(tmp_path, SPELLINGS[name], W, bias)
     model = read_source(src).model
-    (layer,) = found_layers(model.graph, block=(4, 4)).layers
+    (layer,) = linear_maps(model.graph, block=(4, 4)).layers
     single, x = alone(layer, lowering, 6)
     assert x.size == 6 * 20
     ir.save(single, tmp_path / "alone.onnx")
