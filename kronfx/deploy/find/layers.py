@@ -68,9 +68,11 @@ class LinearMaps:
     unread: tuple[PlacedWeight, ...] = ()
 
 
-def linear_maps(graph: ir.Graph, known: Sequence[KnownWeight] = (), block: tuple[int, int] | None = None) -> LinearMaps:
+def linear_maps(
+    graph: ir.Graph, weights: Sequence[KnownWeight] = (), block: tuple[int, int] | None = None
+) -> LinearMaps:
     """Every linear map, with its grid: the one that is known, ``block`` where it fits, else the detected one."""
-    places, linears = placed(graph, known), find(graph)
+    places, linears = placed(graph, weights), find(graph)
     directions: dict[ir.Value, list[bool]] = {}
     for linear in linears:
         directions.setdefault(linear.weight, []).append(linear.transposed)

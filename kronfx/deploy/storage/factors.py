@@ -88,10 +88,10 @@ def products(graph: ir.Graph) -> Iterator[tuple[str, Product]]:
         left, right = (_stored(value) for value in node.inputs)
         if not (_is_named(left, "/left") and _is_named(right, "/right")):
             continue
-        found = Product(_array(left), _array(right), (0, 0))
-        if _fits(found.left, found.right):
-            shape = found.shape
-            yield _name(left).removesuffix("/left"), replace(found, dims=_dims(node.outputs[0], (shape.m, shape.n)))
+        pair = Product(_array(left), _array(right), (0, 0))
+        if _fits(pair.left, pair.right):
+            dims = _dims(node.outputs[0], (pair.shape.m, pair.shape.n))
+            yield _name(left).removesuffix("/left"), replace(pair, dims=dims)
 
 
 def _fits(left: Array, right: Array) -> bool:
