@@ -4,14 +4,15 @@ and faster in any standard runtime.
 Two decisions a layer. *Storage*: of a weight that runs dense only the surviving blocks are stored, and constant nodes
 rebuild it when the session loads. *Lowering*, what runs: ``dense`` (one matrix product), ``blocks`` (gathers and
 batched products of the surviving blocks) or ``factors`` (the layer's own evaluation on operands computed once).
-Standard operators only. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` finds its linear maps,
+Standard operators only. The report says of every layer why it runs as it does, and which constants with zero blocks no
+layer took. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` finds its linear maps,
 ``tuning`` chooses, ``rewrite`` lowers, ``pipeline`` writes, verifies and times.
 """
 
 from kronfx.deploy.export import export
 from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
 from kronfx.deploy.read import read
-from kronfx.deploy.records.report import ExportedLayer, ExportReport, OnnxSummary
+from kronfx.deploy.records.report import ExportedLayer, ExportReport, LeftWeight, OnnxSummary
 from kronfx.deploy.records.timings import Timings
 from kronfx.deploy.sparsify import sparsify_onnx
 
@@ -20,6 +21,7 @@ __all__ = [
     "ExportOptions",
     "ExportReport",
     "ExportedLayer",
+    "LeftWeight",
     "OnnxSummary",
     "Options",
     "Timings",

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kronfx.deploy.capture import trace
-from kronfx.deploy.find.layers import Known
+from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.nodes.values import Array, array_of
 from kronfx.deploy.options import ExportOptions
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
@@ -65,30 +65,30 @@ def export(
         proof = None
         if options.verify:
             proof = _proof(onnx_model, _eval_copy(reference or model), inputs, options.batch_sizes)
-        return deploy(Source(onnx_model, _known(prepared, trained or {})), target, options, proof, step)
+        return deploy(Source(onnx_model, _weights(prepared, trained or {})), target, options, proof, step)
 
 
-def _known(model: nn.Module, trained: Mapping[str, tuple[Factors, Evaluation]]) -> tuple[Known, ...]:
+def _weights(model: nn.Module, trained: Mapping[str, tuple[Factors, Evaluation]]) -> tuple[KnownWeight, ...]:
     """The folded matrices of a model; stacks of experts and convolutions are what the graph makes of them."""
-    known = []
+    weights = []
     for site, folded in folded_layers(model).items():
         if folded.weight.dim() != 2:
             continue
-        entry = Known(site, folded.shape, array_of(folded.weight))
+        entry = KnownWeight(site, folded.shape, array_of(folded.weight))
         if site in trained:
             factors, evaluation = trained[site]
             stored = product(factors, entry.W.shape, entry.W.dtype)
             entry = replace(entry, factors=factors, evaluation=evaluation, product=stored)
-        known.append(entry)
-    return tuple(known)
+        weights.append(entry)
+    return tuple(weights)
 
 
 def _proof(graph: ir.Model, reference: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> Proof:
     shown = cases_of_example(graph.graph, inputs, sizes)
     tensors = [*reference.parameters(), *reference.buffers(), *inputs.tensors]
-    known = [TOLERANCES[name] for x in tensors if (name := str(x.dtype).removeprefix("torch.")) in _FLOATS]
+    tolerances = [TOLERANCES[name] for x in tensors if (name := str(x.dtype).removeprefix("torch.")) in _FLOATS]
     answer = _answers(reference, {id(case): inputs for case, inputs in shown})
-    tolerance = max(known, default=TOLERANCES["float32"])
+    tolerance = max(tolerances, default=TOLERANCES["float32"])
     return proof_of(answer, [case for case, _ in shown], tolerance, any(x.dtype == torch.bfloat16 for x in tensors))
 
 

@@ -9,12 +9,13 @@ from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
-from kronfx.deploy.choose.tuning import Chosen, Lowerings, choose
+from kronfx.deploy.choose.rows import exported
+from kronfx.deploy.choose.tuning import BEST, Chosen, Contender, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
-from kronfx.deploy.find.layers import Found, Known, found_layers, moved
-from kronfx.deploy.lower.lowerings import LOWERINGS
+from kronfx.deploy.find.known import KnownWeight
+from kronfx.deploy.find.layers import LinearMaps, linear_maps, moved
+from kronfx.deploy.find.left import left_weights
 from kronfx.deploy.lower.rewrite import rewrite
-from kronfx.deploy.nodes.values import content, tensor_of
 from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
 from kronfx.deploy.prove.verify import Answer, answers, check, reference_answers, timed_session, verify
@@ -22,18 +23,18 @@ from kronfx.deploy.records.report import ExportedLayer, ExportReport
 from kronfx.deploy.write import save, signed, terse, untyped
 from kronfx.errors import ExportError
 from kronfx.files import staged
-from kronfx.records import Lowering
 
 Step = Callable[[str], None]
+_SOURCE = "source"  # the dense file, in a race with the contenders
 _SLOW = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A dense graph and what is known of its weights; ``notes`` end up in the report."""
+    """A dense graph and the weights that are known of it; ``notes`` end up in the report."""
 
     model: ir.Model
-    known: tuple[Known, ...] = ()
+    weights: tuple[KnownWeight, ...] = ()
     block: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
@@ -52,9 +53,9 @@ class Proof:
     runtime: str = "onnxruntime"
 
 
-def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: bool) -> Proof:
+def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, is_bfloat16: bool) -> Proof:
     """Held against ``reference`` in onnxruntime; in ONNX's own for bfloat16, of which that has no kernels on CPUs."""
-    if brain:
+    if is_bfloat16:
         return Proof(reference, cases, tolerance, reference_answers, "ONNX's reference evaluator")
     return Proof(reference, cases, tolerance)
 
@@ -66,102 +67,90 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
     layer runs dense.
     """
     step("looking at the weights")
-    found = found_layers(source.model.graph, source.known, source.block)
-    chosen = choose(found.layers, options, step)
+    maps = linear_maps(source.model.graph, source.weights, source.block)
+    left = left_weights(source.model.graph, maps, source.block)
+    chosen = choose(maps.layers, options, step)
     with staged(target, ExportError) as path:
         if proof is None or proof.load is not None or not options.tune:
             step("writing")
-            file = _write(source, found, chosen.lowerings, path, target)
-            report = ExportReport(str(target), file.bytes, file.layers, timings=chosen.timings, notes=source.notes)
+            file = _write(source, maps, chosen.best, path, target)
+            report = ExportReport(str(target), file.bytes, file.layers, notes=source.notes)
         else:
-            report = _raced(source, found, chosen, path, target, ends(proof.cases), step)
+            report = _raced(source, maps, chosen, path, target, ends(proof.cases), step)
+        report = replace(report, timings=chosen.timings, left=left)
         return report if proof is None else _verified(report, path, proof, step)
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    path: Path
     bytes: int
-    layers: tuple[ExportedLayer, ...]
+    layers: tuple[ExportedLayer, ...] = ()
 
 
-def _write(source: Source, found: Found, lowerings: Lowerings, path: Path, target: Path) -> _File:
+def _write(source: Source, maps: LinearMaps, contender: Contender, path: Path, target: Path) -> _File:
     """The graph with every layer lowered as said, at ``path``, where it waits for its name, ``target``."""
     model = source.model.clone()
-    found = moved(found, model.graph)
-    chosen = {layer.linear.node: lowering for layer, lowering in zip(found.layers, lowerings, strict=True)}
-    layers = exported(found, chosen)
-    rewrite(model, found, chosen)
-    return _File(save(terse(untyped(signed(model, layers))), path, target), layers)
+    maps = moved(maps, model.graph)
+    layers = exported(maps, contender)
+    nodes = [layer.linear.node for layer in maps.layers]
+    rewrite(model, maps, dict(zip(nodes, contender.lowerings, strict=True)))
+    return _File(path, save(terse(untyped(signed(model, layers))), path, target), layers)
 
 
 def _raced(
-    source: Source, found: Found, chosen: Chosen, path: Path, target: Path, cases: Sequence[Case], step: Step
+    source: Source, maps: LinearMaps, chosen: Chosen, path: Path, target: Path, cases: Sequence[Case], step: Step
 ) -> ExportReport:
     """The fastest file, at ``path``, and what it takes beside the dense one."""
-    contenders = chosen.contenders
-    step("writing")
+    contenders, notes = chosen.contenders, source.notes
     with TemporaryDirectory(dir=path.parent) as folder:
-        paths = [Path(folder) / str(i) / path.name for i in range(len(contenders) + 1)]
-        for own in paths:
-            own.parent.mkdir()
-        dense_bytes = save(untyped(source.model.clone()), paths[0], target)
-        pairs = zip(contenders, paths[1:], strict=True)
-        files = [_write(source, found, contender, own, target) for contender, own in pairs]
+        places = {name: Path(folder) / name / path.name for name in (_SOURCE, *contenders)}
+        for place in places.values():
+            place.parent.mkdir()
+        step("writing")
+        dense_bytes = save(untyped(source.model.clone()), places[_SOURCE], target)
+        files = {name: _write(source, maps, one, places[name], target) for name, one in contenders.items()}
         step("timing it against the dense file")
-        dense, *laps = race(paths, cases)
-        best = winner(dense, laps) if chosen.boldest is not None else 0
-        if best is None and chosen.dense in contenders:
-            best = contenders.index(chosen.dense)
+        laps = race(places, cases)
+        best = _best(chosen, winner(laps, _SOURCE))
         if best is not None:
-            file, lap, notes = files[best], laps[best], source.notes
-            for part in paths[best + 1].parent.iterdir():
-                part.replace(path.with_name(part.name))
-    if best is None:
-        file, notes = _write(source, found, chosen.dense, path, target), (*source.notes, _SLOW)
-        (lap,) = race((path,), cases)
+            _move(files[best].path, path)
+    if best is not None:
+        file, lap = files[best], laps[best]
+    else:
+        file, notes = _write(source, maps, chosen.dense, path, target), (*notes, _SLOW)
+        lap = race({"dense": path}, cases)["dense"]
     return ExportReport(
-        str(target),
-        file.bytes,
-        file.layers,
+        path=str(target),
+        bytes=file.bytes,
+        layers=file.layers,
         load_seconds=lap.load,
         dense_bytes=dense_bytes,
-        dense_load_seconds=dense.load,
-        latency=latencies(cases, dense, lap),
-        timings=chosen.timings,
+        dense_load_seconds=laps[_SOURCE].load,
+        latency=latencies(cases, laps[_SOURCE], lap),
         notes=notes,
     )
 
 
-def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLayer, ...]:
-    """The rows of the report: what each layer becomes and what the file stores for it."""
-    rows: dict[str, ExportedLayer] = {}
-    stored: set[object] = set()
-    names: dict[tuple[ir.Value, bool], str] = {}
-    for layer in found.layers:
-        lowering, linear = chosen[layer.linear.node], layer.linear
-        either = frozenset((content(linear.W), content(linear.W.T)))  # a weight and its transpose are stored once
-        entry: object = either if lowering == "dense" else (layer.name, lowering)
-        size = 0 if entry in stored else LOWERINGS[lowering].stored(layer)
-        stored.add(entry)
-        key = linear.weight, linear.turned
-        name = names.setdefault(key, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
-        shape = layer.shape
-        grid, zero, blocks = (shape.block, layer.kept.zero_blocks, shape.blocks) if shape.blocks > 1 else (None, 0, 0)
-        row = ExportedLayer(name, *layer.kept.dims, grid, lowering, zero, blocks, layer.dense_bytes, size)
-        rows.setdefault(name, row)
-    for held in found.held:
-        shape, site = held.known.shape, held.known.site
-        dense = tensor_of(held.value).nbytes
-        size = held.storage.bytes if held.storage is not None else dense
-        row = ExportedLayer(
-            site, *held.kept.dims, shape.block, "dense", held.kept.zero_blocks, shape.blocks, dense, size
-        )
-        rows.setdefault(site, row)
-    return tuple(rows.values())
+def _best(chosen: Chosen, fastest: str | None) -> str | None:
+    """The contender that ships: what was asked for, or the fastest; None where all lost to the dense file.
+
+    One that runs dense throughout does not lose to it: it stores less.
+    """
+    if not chosen.races:
+        return BEST
+    dense = (name for name, contender in chosen.contenders.items() if contender == chosen.dense)
+    return fastest or next(dense, None)
+
+
+def _move(file: Path, path: Path) -> None:
+    """The file, and the data beside it, to where they wait for their name."""
+    for part in file.parent.iterdir():
+        part.replace(path.with_name(part.name))
 
 
 def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> ExportReport:
-    """With what the proof found: the file is valid, and answers what the reference answers."""
+    """With what the proof showed: the file is valid, and answers what the reference answers."""
     check(path)
     step("verifying")
     load = report.load_seconds
@@ -170,12 +159,12 @@ def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> Exp
     else:
         session, seconds = timed_session(path)
         answer, load = answers(session), load or seconds
-    found = verify(answer, proof.reference, proof.cases, proof.tolerance)
+    verified = verify(answer, proof.reference, proof.cases, proof.tolerance)
     return replace(
         report,
         load_seconds=load,
-        batch_sizes=found.batch_sizes,
-        max_error=found.max_error,
-        tolerance=found.tolerance,
+        batch_sizes=verified.batch_sizes,
+        max_error=verified.max_error,
+        tolerance=verified.tolerance,
         runtime=proof.runtime,
     )

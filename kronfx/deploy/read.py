@@ -55,12 +55,22 @@ def _plain_layers(graph: onnx.GraphProto) -> Iterator[ExportedLayer]:
 def _is_upright(node: onnx.NodeProto, position: int) -> bool:
     """True where the constant is ``W [m, n]``: on the left of the product, or transposed by it on the right."""
     side = "transA" if position == 0 else "transB"
-    turned = any(attribute.name == side and attribute.i for attribute in node.attribute)
-    return (position == 0) != turned
+    transposed = any(attribute.name == side and attribute.i for attribute in node.attribute)
+    return (position == 0) != transposed
 
 
 def _plain_layer(tensor: onnx.TensorProto, upright: bool) -> ExportedLayer:
     m, n = tensor.dims if upright else reversed(tensor.dims)
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     size = math.prod(tensor.dims) * itemsize
-    return ExportedLayer(tensor.name, m, n, None, "dense", 0, 0, size, size)
+    return ExportedLayer(
+        site=tensor.name,
+        m=m,
+        n=n,
+        block=None,
+        lowering="dense",
+        zero_blocks=0,
+        blocks=0,
+        dense_bytes=size,
+        bytes=size,
+    )

@@ -13,7 +13,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferenc
 from onnxscript.optimizer import fold_constants
 from typing_extensions import Unpack
 
-from kronfx.deploy.find.layers import Known
+from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.nodes.values import tensor_of
 from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
@@ -82,7 +82,7 @@ def read_source(src: str | os.PathLike[str]) -> Source:
     _require_finite(name, model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
     LiftConstantsToInitializersPass()(model)
-    known = tuple(Known(site, kept.shape, kept.W, product=kept) for site, kept in products(model.graph))
+    weights = tuple(KnownWeight(site, own.shape, own.W, product=own) for site, own in products(model.graph))
     with silence():
         fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_folded)
         _forget_placeholders(model.graph)
@@ -92,7 +92,7 @@ def read_source(src: str | os.PathLike[str]) -> Source:
         value.meta[INFERRED] = True
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
-    return Source(model, known, notes=(note,) if bodies else ())
+    return Source(model, weights, notes=(note,) if bodies else ())
 
 
 def _is_folded(node: ir.Node) -> bool | None:
@@ -145,8 +145,8 @@ def _proof(src: Path, model: ir.Model, options: SparsifyOptions) -> Proof:
     tolerance = (
         max((TOLERANCES.get(named.get(kind, kind), 0.0) for kind in kinds), default=0.0) or TOLERANCES["float32"]
     )
-    brain = "bfloat16" in kinds
-    answer = reference_answers(src) if brain else answers(session(src))
+    is_bfloat16 = "bfloat16" in kinds
+    answer = reference_answers(src) if is_bfloat16 else answers(session(src))
     usable = [case for case in cases if _runs(answer, case)]
     if not usable and options.example_inputs is not None:
         found = f"example_inputs that {src} does not run on ({_why(answer, cases[0])})"
@@ -154,7 +154,7 @@ def _proof(src: Path, model: ir.Model, options: SparsifyOptions) -> Proof:
     if not usable:
         found = f"{src} does not run on random inputs"
         raise ExportError("", found, "inputs that it can take", "pass example_inputs={name: array, ...}")
-    return proof_of(answer, usable, tolerance, brain)
+    return proof_of(answer, usable, tolerance, is_bfloat16)
 
 
 def _runs(answer: Answer, case: Case) -> bool:

@@ -2,9 +2,10 @@
 
 from kronfx.graph.branches import branches
 from kronfx.graph.bsr import to_bsr
-from kronfx.graph.discover import Discovery, Match, discover
+from kronfx.graph.discover import Discovery, discover
 from kronfx.graph.factorize import Init, factorize
 from kronfx.graph.fold import fold, fold_sites
+from kronfx.graph.match import Match
 from kronfx.graph.unfit import require_unshared
 from kronfx.graph.whole import graph
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from kronfx.graph.discover import Match
 from kronfx.graph.ends import Ends
 from kronfx.graph.flow import recorded
 from kronfx.graph.guesses import Call, guesses
+from kronfx.graph.match import Match
 from kronfx.graph.twin import shadow, undisturbed
 from kronfx.records import Branches
 from kronfx.tables import abbreviated

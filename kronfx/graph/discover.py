@@ -12,44 +12,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from kronfx.graph.known import convolution_of, is_known
+from kronfx.graph.match import Match, NodeMatch, OwnerMatch, WeightMatch
 from kronfx.graph.normalize import Linear, canonical, transposes
 from kronfx.graph.source import ASKING, linear_use
 from kronfx.graph.trace import Untraceable, trace_owner
 from kronfx.graph.twin import twins
 from kronfx.graph.unfit import surroundings, unfit, unread
-from kronfx.layers import Convolution, KroneckerLinear, kronecker_layers, named_modules, site_name
+from kronfx.layers import KroneckerLinear, kronecker_layers, named_modules, site_name
 from kronfx.records import Refusal, Site
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A linear map in its owner, and the way in.
-
-    Its owner gives way to a factored layer where it ``is_known`` (one linear map and nothing else); in a GraphModule
-    the node ``linear`` does; any other owner keeps its forward, and its attribute ``target`` becomes a factored weight.
-    ``convolution``: what kind of one it is, if it is one.
-    """
-
-    site: Site
-    owner: nn.Module
-    target: str
-    parameter: nn.Parameter
-    transposed: bool = False
-    convolution: Convolution | None = None
-    linear: Linear | None = None
-    is_known: bool = False
-
-    @property
-    def matrix(self) -> Tensor:
-        """The dense weight as the site counts it: ``[m, n]``, ``[stack, m, n]``, or a kernel unrolled."""
-        if self.convolution is not None:
-            return self.parameter.flatten(1)
-        return self.parameter.mT if self.transposed else self.parameter
-
-    @property
-    def bias(self) -> nn.Parameter | None:
-        """The bias that a known owner passes on."""
-        return self.owner._parameters["bias"] if self.is_known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +156,7 @@ def _known(weight: _Weight) -> Match:
     """A module that is nothing but this linear map."""
     convolution = convolution_of(weight.owner)
     site = _site(weight, type(weight.owner).__name__, False, convolution is not None)
-    return Match(site, weight.owner, weight.target, weight.parameter, convolution=convolution, is_known=True)
+    return OwnerMatch(site, weight.owner, weight.target, weight.parameter, convolution=convolution)
 
 
 def _match(weight: _Weight, graph: fx.Graph | Untraceable) -> Match | str:
@@ -218,8 +188,10 @@ def _traced(weight: _Weight, linear: Linear) -> Match:
     site = _site(weight, kind, linear.transposed, convolution is not None)
     if convolution is not None:
         convolution = replace(convolution, kernel=tuple(weight.parameter.shape[2:]))
-    node = linear if isinstance(owner, fx.GraphModule) else None
-    return Match(site, owner, weight.target, weight.parameter, linear.transposed, convolution, node)
+    place = weight.target, weight.parameter, linear.transposed, convolution
+    if isinstance(owner, fx.GraphModule):
+        return NodeMatch(site, owner, *place, node=linear.node)
+    return WeightMatch(site, owner, *place)
 
 
 def _by_source(weight: _Weight, reason: str) -> Match | str:
@@ -233,7 +205,7 @@ def _by_source(weight: _Weight, reason: str) -> Match | str:
     if isinstance(use, str):
         return f"its owner uses it in `{use}`, which is no linear map that kronfx rewrites"
     site = _site(weight, type(weight.owner).__name__, use.transposed, False)
-    return Match(site, weight.owner, weight.target, weight.parameter, use.transposed)
+    return WeightMatch(site, weight.owner, weight.target, weight.parameter, use.transposed)
 
 
 def _site(weight: _Weight, kind: str, transposed: bool, is_convolution: bool) -> Site:

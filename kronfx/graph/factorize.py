@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import fx, nn
 
 from kronfx.errors import FactorizeError
-from kronfx.graph.discover import Match, discover
-from kronfx.graph.normalize import Linear, canonical
-from kronfx.graph.references import follow, held
-from kronfx.graph.swap import copied, swap
+from kronfx.graph.discover import discover
+from kronfx.graph.match import Edits, Match, OwnerMatch
+from kronfx.graph.references import held
+from kronfx.graph.swap import copied
 from kronfx.layers import (
     FactoredLayer,
     KroneckerCandidates,
     KroneckerConv,
     KroneckerLinear,
-    adopt,
     candidates_of,
     factored_sites,
 )
@@ -49,21 +48,10 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     model = model if inplace else copied(model, FactorizeError)
     chosen = _matched(model, plan)
     layers = [_site_layer(match, choices, init) for match, choices in chosen]
-    replacements: dict[nn.Module, nn.Module] = {}
-    weights: dict[nn.Parameter, nn.Module] = {}
-    rewritten: set[fx.GraphModule] = set()
-    for (match, _), layer in zip(chosen, layers):
-        if match.is_known:
-            replacements[match.owner] = layer
-        elif match.linear is not None and isinstance(match.owner, fx.GraphModule):
-            _rewrite(match.owner, match.linear.node, layer)
-            rewritten.add(match.owner)
-        else:
-            weights[match.parameter] = adopt(match.owner, match.target, layer, match.transposed)
-    for graph in rewritten:
-        graph.graph.lint()
-        graph.recompile()
-    model = follow(swap(model, replacements), weights)
+    edits = Edits()
+    for (match, _), layer in zip(chosen, layers, strict=True):
+        match.put(layer, edits)
+    model = edits.follow(model)
     _mark_calls(model)
     _check(model, plan)
     _require_followed(model, chosen)
@@ -73,7 +61,7 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
 def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, list[Choice]]]:
     """Each site in this model with its choices. Raises FactorizeError where the plan is for another model."""
     matches = list(discover(model, untie=True).matches)  # the plan decided what to untie
-    found = {match.site.name: match for match in _known_alone(matches, model)}
+    found = {match.site.name: match for match in _beside_others(matches, model)}
     remedy = "plan this very model with kronfx.plan(model)"
     chosen: dict[str, tuple[Match, list[Choice]]] = {}
     for choice in plan.choices:
@@ -98,17 +86,20 @@ def _matched(model: nn.Module, plan: Plan) -> list[tuple[Match, list[Choice]]]:
     return list(chosen.values())
 
 
-def _known_alone(matches: list[Match], model: nn.Module) -> list[Match]:
+def _beside_others(matches: list[Match], model: nn.Module) -> list[Match]:
     """The matches, with owners that stay where something else holds their weight: it will hold the factored one."""
     aliased = held(model)
-    return [replace(match, is_known=match.is_known and id(match.parameter) not in aliased) for match in matches]
+    return [
+        match.staying if isinstance(match, OwnerMatch) and id(match.parameter) in aliased else match
+        for match in matches
+    ]
 
 
 def _require_followed(model: nn.Module, chosen: list[tuple[Match, list[Choice]]]) -> None:
     """Every factor is reached from what runs: nothing that runs still holds what it took the place of."""
     left = held(model)
     for match, _ in chosen:
-        if id(match.parameter) in left or (match.is_known and id(match.owner) in left):
+        if any(id(replaced) in left for replaced in match.replaced):
             found = "after the pass something still holds the dense layer"
             raise FactorizeError(match.site.label, found, "references that can be followed", "report this as a bug")
 
@@ -228,35 +219,6 @@ def _spread(W: torch.Tensor) -> float | None:
         return None
     std = float(W.detach().float().std())
     return std if 0 < std < float("inf") else None
-
-
-def _rewrite(module: fx.GraphModule, node: fx.Node, layer: FactoredLayer) -> None:
-    """Replace the canonical node by a call of the layer, which goes where the weight was.
-
-    A bias stays where and what it was: it is added after.
-    """
-    linear = cast(Linear, canonical(node))  # read anew: what goes in may have been replaced since it was found
-    graph, place = module.graph, str(linear.weight.target)
-    _remove_parameter(module, place)
-    module.add_submodule(place, layer)
-    with graph.inserting_after(linear.node):
-        result = call = graph.call_module(place, (linear.x,))
-    if linear.bias is not None:
-        with graph.inserting_after(call):
-            result = graph.call_function(torch.add, (call, linear.bias))
-        if linear.convolution is not None:
-            with graph.inserting_before(result):
-                axes = (-1, *(1 for _ in linear.convolution.stride))
-                result.args = (call, graph.call_method("unflatten", (linear.bias, 0, axes)))
-    linear.node.replace_all_uses_with(result)
-    graph.erase_node(linear.node)
-    for node in [*linear.weight.users, linear.weight]:  # its transposition, which nothing reads any more, and itself
-        graph.erase_node(node)
-
-
-def _remove_parameter(root: nn.Module, target: str) -> None:
-    holder, _, name = target.rpartition(".")
-    delattr(root.get_submodule(holder), name)
 
 
 def _mark_calls(model: nn.Module) -> None:

@@ -123,7 +123,7 @@ class WeightView(TensorLike):
         grid, rank, evaluation, stacked = layer.grid, layer.rank, layer.evaluation, len(self.shape) > 2
         if not self.turned:
             whole = x if self.rows is None else torch.nn.functional.pad(x, self._beside())
-            return evaluated(whole, factors.transposed, grid.turned, rank, TURNED[evaluation], stacked)
+            return evaluated(whole, factors.transposed, grid.T, rank, TURNED[evaluation], stacked)
         if self.rows is None:
             return evaluated(x, factors, grid, rank, evaluation, stacked)
         start, stop = self.rows

@@ -36,7 +36,7 @@ class KroneckerShape:
         return self.m2, self.n2
 
     @property
-    def turned(self) -> KroneckerShape:
+    def T(self) -> KroneckerShape:
         """That of ``W^T``: ``n1 x m1`` blocks of ``n2 x m2``."""
         return KroneckerShape(self.n1, self.m1, self.n2, self.m2)
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from kronfx.deploy.find.layers import Found, Layer
-from kronfx.deploy.find.spellings import Linear, find
+from kronfx.deploy.find.layers import Layer, LinearMaps
+from kronfx.deploy.find.linear import Linear
+from kronfx.deploy.find.spellings import find
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.records import Lowering
@@ -24,9 +25,9 @@ def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]
     linear = layer.linear
     dims = _dims(layer, rows)
     kind = ir.DataType.FLOAT if linear.zero_points is not None else tensor_of(linear.weight).dtype
-    x = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape([f"d{i}" for i in range(len(dims))]))
-    assert x.shape is not None
-    x.shape[1 if linear.node.op_type == "Conv" else -2 if linear.channels_first else -1] = layer.kept.dims[1]
+    axes: list[str | int] = [f"d{i}" for i in range(len(dims))]
+    axes[1 if linear.node.op_type == "Conv" else -2 if linear.channels_first else -1] = layer.survivors.dims[1]
+    x = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape(axes))
     nodes = _quantized(linear, x) if linear.zero_points is not None else [_copy(linear.node, {_read(linear): x})]
     y = nodes[-1].outputs[0]
     y.name, y.type, y.shape = "y", ir.TensorType(kind), ir.Shape([None] * len(dims))
@@ -34,14 +35,14 @@ def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]
     graph = ir.Graph([x], [y], nodes=nodes, initializers=list(constants), opset_imports={"": 20}, name="alone")
     model = ir.Model(graph, ir_version=10)
     ShapeInferencePass()(model)
-    (found,) = find(graph)
-    rewrite(model, Found((replace(layer, linear=found),)), {found.node: lowering})
+    (same,) = find(graph)
+    rewrite(model, LinearMaps((replace(layer, linear=same),)), {same.node: lowering})
     return model, np.random.default_rng(0).standard_normal(dims).astype(kind.numpy())
 
 
 def _dims(layer: Layer, rows: int) -> tuple[int, ...]:
     """Of an input of so many rows: one sequence, one picture, or a matrix."""
-    linear, n = layer.linear, layer.kept.dims[1]
+    linear, n = layer.linear, layer.survivors.dims[1]
     rank = 2 if linear.around else max(linear.rank or 2, 2)
     if linear.node.op_type == "Conv":
         return (1, n, rows, *(1,) * (rank - 3))

@@ -13,9 +13,11 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from kronfx.deploy.choose import reasons
 from kronfx.deploy.choose.one_layer import alone
+from kronfx.deploy.choose.reasons import as_a_whole
 from kronfx.deploy.find.layers import Layer
-from kronfx.deploy.lower.lowerings import LOWERINGS, candidates
+from kronfx.deploy.lower.lowerings import LOWERINGS, refusals
 from kronfx.deploy.lower.lowerings.price import NODE
 from kronfx.deploy.options import Options
 from kronfx.deploy.records.timings import Timing, Timings, timings_of
@@ -23,66 +25,102 @@ from kronfx.records import Lowering
 
 Name = TypeVar("Name", bound=Hashable)
 TIE = 0.97  # a lowering must take less than this share of the dense time to replace it
+BEST, BOLDEST = "best", "boldest"  # names of contenders
 NOISE = 5e-6  # seconds that two runs of the same graph differ by
 _LEAST_SECONDS, _LEAST_RUNS, _MOST_RUNS = 0.03, 5, 200
 
 
-Lowerings = tuple[Lowering, ...]  # one for each layer of a graph, in its order
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One layer on its own: the best ``lowering`` and ``why``; ``boldest`` is the best of those that are not dense."""
+
+    lowering: Lowering
+    why: str
+    boldest: Lowering
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to write a file: a lowering for each layer of a graph, in its order, and why that one."""
+
+    lowerings: tuple[Lowering, ...]
+    whys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The ``lowerings`` chosen layer by layer; ``boldest``, where a whole file is to be tried as well, is the fastest
-    of each layer that is not dense. ``timings`` holds what was timed."""
+    """What was chosen layer by layer, and whether whole files are to race; ``timings`` holds what was timed."""
 
-    lowerings: Lowerings
-    boldest: Lowerings | None
+    verdicts: tuple[Verdict, ...]
+    races: bool
     timings: Timings
 
     @property
-    def contenders(self) -> tuple[Lowerings, ...]:
-        """What is worth timing as a whole, each once."""
-        return tuple(dict.fromkeys((self.lowerings, self.boldest or self.lowerings)))
+    def best(self) -> Contender:
+        """What won layer by layer."""
+        return self._contender([verdict.lowering for verdict in self.verdicts])
 
     @property
-    def dense(self) -> Lowerings:
+    def dense(self) -> Contender:
         """Nothing but dense products."""
-        return tuple("dense" for _ in self.lowerings)
+        return self._contender(["dense" for _ in self.verdicts])
+
+    @property
+    def contenders(self) -> dict[str, Contender]:
+        """What is worth timing as a whole, by name, each once: the best of each layer, the boldest of each layer."""
+        boldest = self._contender([verdict.boldest for verdict in self.verdicts])
+        if not self.races or boldest.lowerings == self.best.lowerings:
+            return {BEST: self.best}
+        return {BEST: self.best, BOLDEST: boldest}
+
+    def _contender(self, lowerings: list[Lowering]) -> Contender:
+        pairs = zip(lowerings, self.verdicts, strict=True)
+        whys = tuple(as_a_whole(lowering, verdict.lowering, verdict.why) for lowering, verdict in pairs)
+        return Contender(tuple(lowerings), whys)
 
 
 def choose(layers: Sequence[Layer], wishes: Options, step: Callable[[str], None]) -> Chosen:
     """A lowering for every layer; ``step`` hears what is being timed."""
-    known = list(timings_of(wishes.timings).entries)
-    options = [candidates(layer) for layer in layers]
+    measured = list(timings_of(wishes.timings).entries)
+    verdicts = []
+    by_clock = wishes.lowering == "auto" and wishes.optimize_for == "latency" and wishes.tune
+    for i, layer in enumerate(layers):
+        refused = refusals(layer)
+        if by_clock and len(_fitting(refused)) > 1:
+            step(f"timing {layer.name} ({i + 1} of {len(layers)})")
+        verdicts.append(_verdict(layer, refused, wishes, measured))
+    return Chosen(tuple(verdicts), by_clock, Timings.here(measured))
+
+
+def _fitting(refused: Mapping[Lowering, str | None]) -> list[Lowering]:
+    """The lowerings that can take a layer, ``dense`` first."""
+    return [name for name, why in refused.items() if why is None]
+
+
+def _verdict(layer: Layer, refused: Mapping[Lowering, str | None], wishes: Options, measured: list[Timing]) -> Verdict:
+    names, rows = _fitting(refused), wishes.rows
     if wishes.lowering != "auto":
         asked: Lowering = wishes.lowering
-        fitting: Lowerings = tuple(asked if asked in names else "dense" for names in options)
-        return Chosen(fitting, None, Timings.here(known))
-    picked: list[Lowering] = []
-    bold: list[Lowering] = []
-    for i, (layer, names) in enumerate(zip(layers, options, strict=True)):
-        if len(names) > 1 and wishes.optimize_for == "latency" and wishes.tune:
-            step(f"timing {layer.name} ({i + 1} of {len(layers)})")
-        best, boldest = _best(layer, names, wishes, known)
-        picked.append(best)
-        bold.append(boldest)
-    free = wishes.optimize_for == "latency" and wishes.tune
-    return Chosen(tuple(picked), tuple(bold) if free else None, Timings.here(known))
-
-
-def _best(layer: Layer, names: Sequence[Lowering], wishes: Options, known: list[Timing]) -> tuple[Lowering, Lowering]:
-    """The best lowering of a layer, and the best of those that are not dense."""
+        lowering = asked if asked in names else "dense"
+        return Verdict(lowering, reasons.as_asked(asked, lowering, refused), lowering)
     if len(names) == 1:
-        return "dense", "dense"
+        return Verdict("dense", reasons.only_dense(refused), "dense")
     if wishes.optimize_for == "size":
-        work = {name: sum(LOWERINGS[name].cost(layer, n) for n in wishes.rows) for name in names}
-        best = min(names, key=lambda name: (LOWERINGS[name].stored(layer), work[name]))
-        return best, best
+        sizes = {name: LOWERINGS[name].stored(layer) for name in names}
+        best = min(names, key=lambda name: (sizes[name], sum(_work(layer, name, rows))))
+        return Verdict(best, reasons.by_size(best, sizes, refused), best)
     if not wishes.tune:
-        costs = {name: [LOWERINGS[name].cost(layer, n) for n in wishes.rows] for name in names}
-        return fastest(costs, "dense", 2 * NODE), "dense"
-    costs = {name: [_timed(layer, name, n, known) for n in wishes.rows] for name in names}
-    return fastest(costs, "dense", NOISE), min(names[1:], key=lambda name: math.prod(costs[name]))
+        work = {name: _work(layer, name, rows) for name in names}
+        best = fastest(work, "dense", 2 * NODE)
+        return Verdict(best, reasons.by_model(best, work, rows, refused), best)
+    seconds = {name: [_timed(layer, name, n, measured) for n in rows] for name in names}
+    best = fastest(seconds, "dense", NOISE)
+    boldest = min(names[1:], key=lambda name: math.prod(seconds[name]))
+    return Verdict(best, reasons.by_clock(best, seconds, rows, refused), boldest)
+
+
+def _work(layer: Layer, lowering: Lowering, rows: Sequence[int]) -> list[float]:
+    return [LOWERINGS[lowering].cost(layer, n) for n in rows]
 
 
 def fastest(costs: Mapping[Name, Sequence[float]], dense: Name, noise: float) -> Name:
@@ -106,21 +144,21 @@ def fastest(costs: Mapping[Name, Sequence[float]], dense: Name, noise: float) ->
 def fingerprint(layer: Layer) -> str:
     """All that decides how long a layer takes, as text: layers that agree in it are timed once."""
     shape, linear = layer.shape, layer.linear
-    zero = round(100 * layer.kept.zero_blocks / shape.blocks)
+    zero = round(100 * layer.survivors.zero_blocks / shape.blocks)
     m2, n2 = shape.block
     text = f"{shape.m}x{shape.n} in {m2}x{n2}, {zero}% zero, {linear.stored.dtype}, {linear.node.op_type}"
-    known = layer.known
-    factored = f", rank {known.factors.rank} {known.evaluation}" if known and known.factors else ""
+    origin = layer.origin
+    factored = f", rank {origin.factors.rank} {origin.evaluation}" if origin and origin.factors else ""
     return f"{text}, {linear.rank} axes{factored}"
 
 
-def _timed(layer: Layer, lowering: Lowering, rows: int, known: list[Timing]) -> float:
+def _timed(layer: Layer, lowering: Lowering, rows: int, measured: list[Timing]) -> float:
     label = fingerprint(layer)
-    seconds = Timings(tuple(known)).seconds(label, lowering, rows)
+    seconds = Timings(tuple(measured)).seconds(label, lowering, rows)
     if seconds is None:
         seconds = _measure(*alone(layer, lowering, rows))
         if seconds < math.inf:
-            known.append(Timing(label, lowering, rows, seconds))
+            measured.append(Timing(label, lowering, rows, seconds))
     return seconds
 
 

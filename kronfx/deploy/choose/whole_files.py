@@ -7,7 +7,7 @@ files run by turns, and of each the quietest turn counts. In numbers: ``kronfx/d
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,15 +34,17 @@ def ends(cases: Sequence[Case]) -> Sequence[Case]:
     return cases if len(cases) < 2 else (cases[0], cases[-1])
 
 
-def race(paths: Sequence[Path], cases: Sequence[Case]) -> list[Lap]:
+def race(files: Mapping[str, Path], cases: Sequence[Case]) -> dict[str, Lap]:
     """Each file's quietest turn; slow models take fewer. Raises VerificationError where a file does not run."""
-    started, turns = time.perf_counter(), list[list[Lap]]()
+    started, turns = time.perf_counter(), list[dict[str, Lap]]()
     while not turns or (len(turns) < _TURNS and time.perf_counter() - started < _PATIENCE):
-        turns.append([_turn(path, cases) for path in paths])
-    return [
-        Lap([min(times) for times in zip(*(lap.seconds for lap in own), strict=True)], min(lap.load for lap in own))
-        for own in zip(*turns, strict=True)
-    ]
+        turns.append({name: _turn(path, cases) for name, path in files.items()})
+    return {name: _quietest([turn[name] for turn in turns]) for name in files}
+
+
+def _quietest(laps: Sequence[Lap]) -> Lap:
+    seconds = [min(times) for times in zip(*(lap.seconds for lap in laps), strict=True)]
+    return Lap(seconds, min(lap.load for lap in laps))
 
 
 def _turn(path: Path, cases: Sequence[Case]) -> Lap:
@@ -52,11 +54,10 @@ def _turn(path: Path, cases: Sequence[Case]) -> Lap:
     return Lap([run_seconds(partial(answer, case), _SECONDS) for case in cases], load)
 
 
-def winner(dense: Lap, others: Sequence[Lap]) -> int | None:
-    """The number of the fastest of the others; None where the dense file is as fast as any, or faster in a case."""
-    costs: dict[int, list[float]] = {-1: dense.seconds, **{i: other.seconds for i, other in enumerate(others)}}
-    best = fastest(costs, -1, NOISE)
-    return None if best < 0 else best
+def winner(laps: Mapping[str, Lap], dense: str) -> str | None:
+    """The name of the fastest; None where the ``dense`` file is as fast as any, or faster in a case."""
+    best = fastest({name: lap.seconds for name, lap in laps.items()}, dense, NOISE)
+    return None if best == dense else best
 
 
 def latencies(cases: Sequence[Case], dense: Lap, shipped: Lap) -> tuple[Latency, ...]:

@@ -10,44 +10,29 @@ import numpy as np
 import onnx_ir as ir
 
 from kronfx.deploy.find.grid import grid_of
-from kronfx.deploy.find.spellings import Linear, find
-from kronfx.deploy.find.weights import Weights
-from kronfx.deploy.nodes.values import Array, tensor_of
-from kronfx.deploy.storage import Product, Storage, Survivors, fewest_bytes, survivors
-from kronfx.layers import Factors
-from kronfx.records import Evaluation, KroneckerShape
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a weight beforehand: its site, its grid, and its factors where it was trained as such.
-
-    ``product`` is how a file stores these.
-    """
-
-    site: str
-    shape: KroneckerShape
-    W: Array
-    factors: Factors | None = None
-    evaluation: Evaluation = "materialize"
-    product: Product | None = None
-
-    def turned(self) -> Known:
-        """The same of ``W^T``, to store it: nobody said how to evaluate that."""
-        return Known(self.site, self.shape.turned, self.W.T, product=self.product.turned() if self.product else None)
+from kronfx.deploy.find.known import KnownWeight, PlacedWeight, placed
+from kronfx.deploy.find.linear import Linear
+from kronfx.deploy.find.spellings import find
+from kronfx.deploy.storage import Storage, Survivors, fewest_bytes, survivors
+from kronfx.records import KroneckerShape
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight."""
+    """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight.
+
+    ``origin`` is what was known of that weight, if anything was; ``asked`` is the block that was asked for, which need
+    not fit.
+    """
 
     linear: Linear
     name: str
     shape: KroneckerShape
-    known: Known | None = None
+    origin: KnownWeight | None = None
+    asked: tuple[int, int] | None = None
 
     @cached_property
-    def kept(self) -> Survivors:
+    def survivors(self) -> Survivors:
         """The surviving blocks of ``W``."""
         return survivors(self.linear.W, self.shape)
 
@@ -56,7 +41,7 @@ class Layer:
         """How a file keeps the weight of a layer that runs dense; None where as it is."""
         if not self.linear.is_symmetric:
             return None
-        return fewest_bytes(self.kept, self.known.product if self.known is not None else None)
+        return fewest_bytes(self.survivors, self.origin.product if self.origin is not None else None)
 
     @property
     def itemsize(self) -> int:
@@ -66,98 +51,55 @@ class Layer:
     @property
     def dense_bytes(self) -> int:
         """Size of the dense ``W``."""
-        m, n = self.kept.dims
+        m, n = self.survivors.dims
         return m * n * self.itemsize
 
     @property
     def is_padded(self) -> bool:
         """True where the last blocks of the grid reach beyond ``W``."""
-        return self.kept.dims != (self.shape.m, self.shape.n)
-
-
-@dataclass(frozen=True)
-class Held:
-    """A known weight that no linear map of the graph reads: stored like that of a layer all the same."""
-
-    known: Known
-    value: ir.Value
-    turned: bool
-
-    @cached_property
-    def kept(self) -> Survivors:
-        """The surviving blocks of ``W``."""
-        stored = tensor_of(self.value).numpy()
-        return survivors(stored.T if self.turned else stored, self.known.shape)
-
-    @cached_property
-    def storage(self) -> Storage | None:
-        """How a file keeps it; None where as it is."""
-        return fewest_bytes(self.kept, self.known.product)
+        return self.survivors.dims != (self.shape.m, self.shape.n)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """All that a graph holds of linear maps."""
+class LinearMaps:
+    """All that a graph holds of linear maps, and the known weights that none of them reads."""
 
     layers: tuple[Layer, ...]
-    held: tuple[Held, ...] = ()
+    unread: tuple[PlacedWeight, ...] = ()
 
 
-def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int, int] | None = None) -> Found:
-    """Every linear map, with its grid: the one that is known, ``block`` where it fits, else the detected one.
-
-    Known weights are found by value; else, by their pattern of zero blocks, in a constant nobody else claims. What was
-    rescaled on the way (a batch norm fused into it) is found by its pattern, and has no factors any more.
-    """
-    matched, linears = _matched(graph, known), find(graph)
-    turns: dict[ir.Value, list[bool]] = {}
+def linear_maps(
+    graph: ir.Graph, weights: Sequence[KnownWeight] = (), block: tuple[int, int] | None = None
+) -> LinearMaps:
+    """Every linear map, with its grid: the one that is known, ``block`` where it fits, else the detected one."""
+    places, linears = placed(graph, weights), find(graph)
+    directions: dict[ir.Value, list[bool]] = {}
     for linear in linears:
-        turns.setdefault(linear.weight, []).append(linear.turned)
+        directions.setdefault(linear.weight, []).append(linear.transposed)
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
     for linear in linears:
-        match, key = matched.get(linear.weight), (linear.weight, linear.turned)
-        is_upright = match is not None and _is_upright(match, linear)
-        told = None if match is None else match.known if is_upright else match.known.turned()
+        place, key = places.get(linear.weight), (linear.weight, linear.transposed)
+        is_upright = place is not None and _is_upright(place, linear)
+        origin = None if place is None else place.origin if is_upright else place.origin.T
         if key not in shapes:
-            shapes[key] = told.shape if told else grid_of(linear.W, block)
-        name = told.site if told else linear.site or "weight"
-        ways = turns[linear.weight]
-        if len(set(ways)) > 1 and not (is_upright if told else linear.turned == ways[0]):
+            shapes[key] = origin.shape if origin else grid_of(linear.W, block)
+        name = origin.site if origin else linear.site or "weight"
+        ways = directions[linear.weight]
+        if len(set(ways)) > 1 and not (is_upright if origin else linear.transposed == ways[0]):
             name = f"{name}/transposed"
-        layers.append(Layer(linear, name, shapes[key], told))
+        layers.append(Layer(linear, name, shapes[key], origin, None if origin else block))
     read = {layer.linear.weight for layer in layers}
-    return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in read))
+    return LinearMaps(tuple(layers), tuple(place for value, place in places.items() if value not in read))
 
 
-def moved(found: Found, graph: ir.Graph) -> Found:
+def moved(maps: LinearMaps, graph: ir.Graph) -> LinearMaps:
     """The same of a clone of the graph: nothing is looked for again, which takes a second for 100 MB of weights."""
-    pairs = zip(found.layers, find(graph), strict=True)
-    held = (replace(held, value=graph.initializers[held.value.name or ""]) for held in found.held)
-    return Found(tuple(replace(layer, linear=linear) for layer, linear in pairs), tuple(held))
+    pairs = zip(maps.layers, find(graph), strict=True)
+    layers = tuple(replace(layer, linear=linear) for layer, linear in pairs)
+    return LinearMaps(layers, tuple(weight.moved(graph) for weight in maps.unread))
 
 
-def _is_upright(match: Held, linear: Linear) -> bool:
+def _is_upright(place: PlacedWeight, linear: Linear) -> bool:
     """The product is with the known ``W``, not with its transpose; those may be equal."""
-    return match.turned == linear.turned or np.array_equal(match.known.W, linear.W)
-
-
-def _matched(graph: ir.Graph, known: Sequence[Known]) -> dict[ir.Value, Held]:
-    weights = Weights(graph)
-    found: dict[ir.Value, Held] = {}
-    missing = []
-    for entry in known:
-        equal = weights.equal(entry.W)
-        for match in equal:
-            found.setdefault(match.value, Held(entry, match.value, match.transposed))
-        if not equal:
-            missing.append(entry)
-    for entry in missing:
-        mask = survivors(entry.W, entry.shape).mask
-        if mask.all():
-            continue
-        for match in weights.alike(mask, entry.shape):
-            if match.value not in found:
-                found[match.value] = Held(replace(entry, factors=None, product=None), match.value, match.transposed)
-                break
-    return found
+    return place.constant.transposed == linear.transposed or np.array_equal(place.origin.W, linear.W)

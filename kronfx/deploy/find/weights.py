@@ -19,7 +19,7 @@ from kronfx.records import KroneckerShape
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class Constant:
     """An initializer that is a matrix ``[m, n]`` of the model, or its transpose ``[n, m]``."""
 
     value: ir.Value
@@ -27,7 +27,7 @@ class Match:
 
     @property
     def array(self) -> Array:
-        """The constant, turned to ``[m, n]``."""
+        """The constant as ``[m, n]``."""
         stored = tensor_of(self.value).numpy()
         return stored.T if self.transposed else stored
 
@@ -41,22 +41,22 @@ class Weights:
         for value in self.matrices:
             self._by_value.setdefault(content(tensor_of(value).numpy()), []).append(value)
 
-    def equal(self, W: Array) -> list[Match]:
+    def equal(self, W: Array) -> list[Constant]:
         """Every constant that holds ``W [m, n]`` or its transpose, bit by bit."""
-        upright = [Match(value, False) for value in self._by_value.get(content(W), [])]
-        turned = [Match(value, True) for value in self._by_value.get(content(W.T), [])]
-        taken = {match.value for match in upright}
-        return upright + [match for match in turned if match.value not in taken]
+        upright = [Constant(value, False) for value in self._by_value.get(content(W), [])]
+        transposed = [Constant(value, True) for value in self._by_value.get(content(W.T), [])]
+        symmetric = {constant.value for constant in upright}
+        return upright + [constant for constant in transposed if constant.value not in symmetric]
 
-    def alike(self, mask: Array, shape: KroneckerShape) -> Iterator[Match]:
+    def alike(self, mask: Array, shape: KroneckerShape) -> Iterator[Constant]:
         """Every constant of this shape whose zero blocks are exactly those of ``mask [m1, n1]``."""
         for value in self.matrices:
             for transposed, dims in ((False, (shape.m, shape.n)), (True, (shape.n, shape.m))):
-                match = Match(value, transposed)
+                constant = Constant(value, transposed)
                 if tuple(tensor_of(value).shape.numpy()) != dims:
                     continue
-                if np.array_equal(survivors(match.array, shape).mask, mask):
-                    yield match
+                if np.array_equal(survivors(constant.array, shape).mask, mask):
+                    yield constant
 
 
 def _is_matrix(value: ir.Value) -> bool:

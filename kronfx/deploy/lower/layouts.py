@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from kronfx.deploy.nodes.builder import Builder
-from kronfx.deploy.nodes.values import Array
+from kronfx.deploy.nodes.values import Array, shape_of
 
 ZERO = -1  # in an order: a row of blocks that is zero and stands for all that are not listed
 FOREIGN = -2  # in an order: a row of blocks of another map
@@ -39,7 +39,7 @@ class Feature:
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """The leading axes in the shape of a Reshape: kept."""
+        """The leading axes in the shape of a Reshape: as they are."""
         return (0,) * (self.rank - 2)
 
     @property
@@ -56,7 +56,11 @@ class Feature:
 
 
 class Layouts:
-    """Which values of a graph exist feature-major, row-major or both, while the graph is rewritten front to back."""
+    """Which values of a graph exist feature-major, row-major or both, while the graph is rewritten front to back.
+
+    ``make_...``, ``define``, ``replace`` and ``skip`` change what is known, and the graph where they have to; the
+    others only look.
+    """
 
     def __init__(self, build: Builder) -> None:
         self.build = build
@@ -70,7 +74,7 @@ class Layouts:
         self._features[value] = feature
         self._lazy.add(value)
 
-    def alias(self, value: ir.Value, other: ir.Value) -> None:
+    def replace(self, value: ir.Value, other: ir.Value) -> None:
         """From now on ``value`` is ``other``, which holds the same."""
         is_output = value.is_graph_output()
         if is_output:  # it keeps its name, whatever else the other value is called and used for
@@ -97,45 +101,33 @@ class Layouts:
         """True where ``value`` exists feature-major."""
         return value in self._features
 
-    def feature(self, value: ir.Value, channels: int = 0) -> Feature:
+    def make_feature_major(self, value: ir.Value, channels: int = 0) -> Feature:
         """``value [..., S, channels]`` feature-major; ``channels`` may be left out where the shape tells them."""
         value = self.current(value)
         if value not in self._features:
-            assert value.shape is not None  # whoever asks has looked at the shape
-            last = value.shape[-1]
-            channels = last if isinstance(last, int) else channels
             self._features[value] = (
-                self._merged_heads(value)
-                or self._quantized(value)
-                or Feature(self._swapped(value, len(value.shape)), len(value.shape), channels)
+                self._merged_heads(value) or self._quantized(value) or self._transposed(value, channels)
             )
         return self._features[value]
 
-    def row_major(self, value: ir.Value) -> ir.Value:
-        """``value`` row-major."""
-        self.rows(self.current(value))
-        return self.current(value)
-
-    def natural(self, feature: Feature, name: str = "") -> ir.Value:
+    def make_ordered(self, feature: Feature, name: str = "") -> Feature:
         """``[..., C, S]`` with its rows in their natural order; ``name`` says whose they are, if not the value's."""
         if feature.order is None:
-            return feature.value
+            return Feature(feature.value, feature.rank, feature.channels)
         positions = feature.positions(range(feature.channels // feature.height))
         name = f"{name or feature.value.name}/order"
         sorted_rows = self.build.op(
             "Gather", feature.value, self.build.indices(name, positions, 400 * len(positions)), axis=feature.rank - 2
         )
-        return self.build.op("Reshape", sorted_rows, self.build.integers(*feature.prefix, feature.channels, -1))
+        y = self.build.op("Reshape", sorted_rows, self.build.integers(*feature.prefix, feature.channels, -1))
+        return Feature(y, feature.rank, feature.channels)
 
-    def in_order(self, feature: Feature, name: str = "") -> Feature:
-        """The feature in its natural order."""
-        return Feature(self.natural(feature, name), feature.rank, feature.channels)
-
-    def rows(self, value: ir.Value) -> None:
-        """See to it that everybody who still uses ``value`` gets it row-major."""
+    def make_row_major(self, value: ir.Value) -> ir.Value:
+        """``value`` row-major, for everybody who still uses it."""
+        value = self.current(value)
         if value not in self._lazy:
-            return
-        feature = self.in_order(self._features[value])
+            return value
+        feature = self.make_ordered(self._features[value])
         row_major = self._swapped(feature.value, feature.rank)
         row_major.shape, row_major.type = value.shape, value.type
         ir.convenience.replace_all_uses_with(value, row_major, replace_graph_outputs=True)
@@ -143,6 +135,12 @@ class Layouts:
         self._lazy.discard(value)
         self._now[value] = row_major
         self._features[value] = self._features[row_major] = feature
+        return row_major
+
+    def _transposed(self, value: ir.Value, channels: int) -> Feature:
+        shape = shape_of(value)
+        last, rank = shape[-1], len(shape)
+        return Feature(self._swapped(value, rank), rank, last if isinstance(last, int) else channels)
 
     def _swapped(self, value: ir.Value, rank: int) -> ir.Value:
         return self.build.op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
@@ -152,10 +150,10 @@ class Layouts:
         node = value.producer()
         if node is None or node.op_type != "DynamicQuantizeLinear" or node.inputs[0] is None:
             return None
-        source = self.feature(node.inputs[0])
+        source = self.make_feature_major(node.inputs[0])
         again = self.build.node(ir.node("DynamicQuantizeLinear", [source.value], num_outputs=3))
         for copied, output in zip(again.outputs[1:], node.outputs[1:], strict=True):
-            self.alias(output, copied)
+            self.replace(output, copied)
         return replace(source, value=again.outputs[0])
 
     def _merged_heads(self, value: ir.Value) -> Feature | None:
@@ -172,6 +170,6 @@ class Layouts:
         batch, count, length, width = heads.shape
         if not isinstance(count, int) or not isinstance(width, int) or value.shape != (batch, length, count * width):
             return None
-        split = self.natural(self.feature(heads))
+        split = self.make_ordered(self.make_feature_major(heads)).value
         merged = self.build.op("Reshape", split, self.build.integers(0, count * width, -1))
         return Feature(merged, 3, count * width)

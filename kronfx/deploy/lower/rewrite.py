@@ -8,12 +8,13 @@ from dataclasses import replace
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from kronfx.deploy.find.layers import Found, Layer
-from kronfx.deploy.find.spellings import Linear
+from kronfx.deploy.find.layers import Layer, LinearMaps
+from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.weights import Weights
 from kronfx.deploy.lower.layouts import Feature, Layouts
-from kronfx.deploy.lower.lowerings import LOWERINGS, Rule
-from kronfx.deploy.lower.operators import RULES, column
+from kronfx.deploy.lower.lowerings import LOWERINGS, Emit
+from kronfx.deploy.lower.operators import RULES
+from kronfx.deploy.lower.operators.elementwise import column
 from kronfx.deploy.nodes.builder import Builder
 from kronfx.deploy.nodes.values import tensor_of
 from kronfx.deploy.storage import Storage, store
@@ -22,35 +23,35 @@ from kronfx.records import Lowering
 SHORT = 32  # a sequence of fixed length below this is not worth products of its own: all rows go into one
 
 
-def rewrite(model: ir.Model, found: Found, chosen: Mapping[ir.Node, Lowering]) -> None:
+def rewrite(model: ir.Model, maps: LinearMaps, chosen: Mapping[ir.Node, Lowering]) -> None:
     """Lower each layer's node as chosen, in place, front to back; store what remains dense in few bytes."""
-    _lower(model.graph, {layer.linear.node: layer for layer in found.layers}, chosen)
+    _lower(model.graph, {layer.linear.node: layer for layer in maps.layers}, chosen)
     RemoveUnusedNodesPass()(model)
-    _store(model.graph, found)
+    _store(model.graph, maps)
 
 
 def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering]) -> None:
     build = Builder(graph)
     layouts = Layouts(build)
     replaced: list[ir.Node] = []
-    lowered = {node: layer for node, layer in layers.items() if LOWERINGS[chosen[node]].emit is not None}
-    groups = _groups(lowered, chosen)
+    emits = {node: emit for node in layers if (emit := LOWERINGS[chosen[node]].emit) is not None}
+    groups = _groups({node: layers[node] for node in emits}, chosen)
     for node in list(graph):
         build.anchor = node
-        if node in layouts.skipped or node in lowered:
+        if node in layouts.skipped or node in emits:
             replaced.append(node)
             if node in groups:
-                _emit(layouts, groups[node], LOWERINGS[chosen[node]])
+                _emit(layouts, groups[node], emits[node])
         elif any(layouts.is_lazy(value) for value in _read(node)):
             rule = RULES.get(node.op_type) if node.domain == "" else None
             if rule is not None and any(map(layouts.is_lazy, node.inputs)) and rule(layouts, node):
                 replaced.append(node)
             else:
                 for value in list(_read(node)):
-                    layouts.rows(value)
+                    layouts.make_row_major(value)
     build.anchor = None
     for value in list(graph.outputs):
-        layouts.rows(value)
+        layouts.make_row_major(value)
     for node in reversed(replaced):
         graph.remove(node, safe=True)
     graph.sort()  # what quantizes a value may have moved behind nodes that read its scale
@@ -80,10 +81,9 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
     return {group[0].linear.node: group for group in groups}
 
 
-def _emit(layouts: Layouts, layers: Sequence[Layer], rule: Rule) -> None:
-    assert rule.emit is not None  # layers without are not lowered
+def _emit(layouts: Layouts, layers: Sequence[Layer], emit: Emit) -> None:
     x = _input(layouts, layers[0].linear)
-    for layer, y in zip(layers, rule.emit(layouts, layers, x), strict=True):
+    for layer, y in zip(layers, emit(layouts, layers, x), strict=True):
         _define(layouts, layer.linear, y, x)
 
 
@@ -91,13 +91,13 @@ def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
     """What reads the layer's output reads ``y`` plus the bias from now on."""
     if linear.bias is not None:
         if not y.complete:
-            y = layouts.in_order(y)
+            y = layouts.make_ordered(y)
         y = replace(y, value=layouts.build.op("Add", y.value, column(layouts, linear.bias, y)))
     if linear.channels_first:
-        layouts.alias(linear.y, _reshaped(layouts, linear, layouts.natural(y)))
+        layouts.replace(linear.y, _reshaped(layouts, linear, layouts.make_ordered(y).value))
     elif x.rank != linear.rank:
-        rows = layouts.build.op("Transpose", layouts.natural(y), perm=[1, 0])
-        layouts.alias(linear.y, _reshaped(layouts, linear, rows))
+        rows = layouts.build.op("Transpose", layouts.make_ordered(y).value, perm=[1, 0])
+        layouts.replace(linear.y, _reshaped(layouts, linear, rows))
     else:
         layouts.define(linear.y, y)
     layouts.skip(*linear.around)
@@ -107,12 +107,12 @@ def _input(layouts: Layouts, linear: Linear) -> Feature:
     """``x`` feature-major: as it is, transposed, or all rows of many short sequences as one."""
     n, rank = linear.W.shape[1], linear.rank or 0
     if linear.channels_first:
-        value = layouts.row_major(linear.x)
+        value = layouts.make_row_major(linear.x)
         flat = value if linear.node.op_type != "Conv" else _reshape(layouts, value, 0, n, -1)
         return Feature(flat, 3 if linear.node.op_type == "Conv" else rank, n)
     if rank < 3 or (rank == 3 and not _is_short(linear.x)):
-        return layouts.feature(linear.x, n)
-    rows = _reshape(layouts, layouts.row_major(linear.x), -1, n)
+        return layouts.make_feature_major(linear.x, n)
+    rows = _reshape(layouts, layouts.make_row_major(linear.x), -1, n)
     return Feature(layouts.build.op("Transpose", rows, perm=[1, 0]), 2, n)
 
 
@@ -126,7 +126,7 @@ def _reshaped(layouts: Layouts, linear: Linear, y: ir.Value) -> ir.Value:
     build, rank, m = layouts.build, linear.rank or 0, linear.W.shape[0]
     if linear.channels_first and linear.node.op_type != "Conv":
         return y
-    dims = build.op("Shape", layouts.row_major(linear.x))
+    dims = build.op("Shape", layouts.make_row_major(linear.x))
     before, after = (1, rank - 2) if linear.channels_first else (rank - 1, 0)
     parts = [build.op("Slice", dims, build.integers(0), build.integers(before), build.integers(0)), build.integers(m)]
     if after:
@@ -138,11 +138,11 @@ def _reshape(layouts: Layouts, value: ir.Value, *dims: int) -> ir.Value:
     return layouts.build.op("Reshape", value, layouts.build.integers(*dims))
 
 
-def _store(graph: ir.Graph, found: Found) -> None:
+def _store(graph: ir.Graph, maps: LinearMaps) -> None:
     """Constants that are still there are stored in as few bytes as can be, equal ones once."""
     weights = Weights(graph)
     done: set[ir.Value] = set()
-    for name, value, turned, kept in _constants(found):
+    for name, value, transposed, storage in _constants(maps):
         if value in done or not _is_stored(graph, value):
             continue
         same = [match.value for match in weights.equal(tensor_of(value).numpy()) if not match.transposed]
@@ -150,16 +150,16 @@ def _store(graph: ir.Graph, found: Found) -> None:
         same = [match for match in {value, *same} if _is_stored(graph, match)]
         other = [match for match in other if _is_stored(graph, match)]
         done.update(same, other)
-        store(graph, name, kept, *((other, same) if turned else (same, other)))
+        store(graph, name, storage, *((other, same) if transposed else (same, other)))
 
 
-def _constants(found: Found) -> Iterator[tuple[str, ir.Value, bool, Storage]]:
-    for layer in found.layers:
+def _constants(maps: LinearMaps) -> Iterator[tuple[str, ir.Value, bool, Storage]]:
+    for layer in maps.layers:
         if layer.storage is not None:
-            yield layer.name, layer.linear.weight, layer.linear.turned, layer.storage
-    for held in found.held:
-        if held.storage is not None:
-            yield held.known.site, held.value, held.turned, held.storage
+            yield layer.name, layer.linear.weight, layer.linear.transposed, layer.storage
+    for weight in maps.unread:
+        if weight.storage is not None:
+            yield weight.origin.site, weight.value, weight.constant.transposed, weight.storage
 
 
 def _is_stored(graph: ir.Graph, value: ir.Value) -> bool:

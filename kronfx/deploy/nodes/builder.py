@@ -66,5 +66,5 @@ class Builder:
 def _holds(value: ir.Value, array: Array) -> bool:
     if value.const_value is None or value.is_graph_input():
         return False
-    held = value.const_value.numpy()
-    return held.dtype == array.dtype and held.shape == array.shape and held.tobytes() == array.tobytes()
+    same = value.const_value.numpy()
+    return same.dtype == array.dtype and same.shape == array.shape and same.tobytes() == array.tobytes()

@@ -10,15 +10,26 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from kronfx.errors import ExportError
+
 Array = np.ndarray[Any, Any]
 Content = tuple[tuple[int, ...], bytes]
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:
-    """The constant of an initializer; the exporter leaves none without."""
+    """The constant of an initializer; the exporter leaves none without. Raises ExportError."""
     if value.const_value is None:
-        raise ValueError(f"initializer {value.name} holds no value")
+        found = "an initializer that holds no value"
+        raise ExportError(value.name or "", found, "a constant", "export the model anew")
     return value.const_value
+
+
+def shape_of(value: ir.Value) -> ir.Shape:
+    """The shape that the graph tells of a value. Raises ExportError where it tells none."""
+    if value.shape is None:
+        remedy = "run onnx.shape_inference on the file first, or sparsify it with lowering='dense'"
+        raise ExportError(value.name or "", "a value of unknown shape", "one whose axes the graph tells", remedy)
+    return value.shape
 
 
 def array_of(x: Tensor) -> Array:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from kronfx.deploy.records.timings import Timings
 from kronfx.records import Lowering
-from kronfx.tables import percent, render
+from kronfx.tables import abbreviated, percent, render
 
 RECORD_KEY = "kronfx"
 RECORD_VERSION = 1
@@ -20,7 +20,8 @@ class ExportedLayer:
 
     ``block`` is ``(m2, n2)``, or None where the file knows no block grid; ``zero_blocks`` of the ``blocks``
     blocks of ``W`` are exactly zero. ``dense_bytes`` is the size of the dense ``W``, ``bytes`` what the file
-    stores for it (0 where the layer shares what an earlier one stores), both without the bias.
+    stores for it (0 where the layer shares what an earlier one stores), both without the bias. ``why`` says why it runs
+    so and not the other way: for people, and no part of the record in the file, nor of what makes layers equal.
     """
 
     site: str
@@ -32,6 +33,23 @@ class ExportedLayer:
     blocks: int
     dense_bytes: int
     bytes: int
+    why: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftWeight:
+    """A constant with zero blocks that no layer took, seen as a matrix of ``m x n`` entries, and ``why``.
+
+    ``zero_blocks`` of its ``blocks`` blocks, of ``block`` entries each, are exactly zero.
+    """
+
+    name: str
+    m: int
+    n: int
+    block: tuple[int, int]
+    zero_blocks: int
+    blocks: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +74,7 @@ class ExportReport:
     and verified ``batch_sizes``, ``tolerance`` what it was held to; None where verification was declined.
     ``load_seconds``, ``dense_load_seconds`` and ``latency`` are onnxruntime's, dense and as written; ``runtime`` says
     what verified. ``timings`` holds what was timed to choose the lowerings, and can be handed to the next export.
-    ``notes`` are sentences on what was left alone.
+    ``left`` are the constants with zero blocks that no layer took, ``notes`` sentences on what else was left alone.
     """
 
     path: str
@@ -72,16 +90,16 @@ class ExportReport:
     timings: Timings = field(default_factory=Timings)
     runtime: str = "onnxruntime"
     notes: tuple[str, ...] = ()
+    left: tuple[LeftWeight, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        parts = [layer_table(f"export: {self.path}, {self.bytes:,} bytes", self.layers), self._verdict()]
-        if self.latency:
-            parts.append(self._gain())
-        return "\n\n".join([*parts, *self.notes])
+        table = layer_table(f"export: {self.path}, {self.bytes:,} bytes", self.layers)
+        parts = [table, reason_list(self.layers), left_table(self.left), self._verdict(), self._gain(), *self.notes]
+        return "\n\n".join(part for part in parts if part)
 
     def _verdict(self) -> str:
         if self.max_error is None or self.tolerance is None:
@@ -94,6 +112,8 @@ class ExportReport:
         )
 
     def _gain(self) -> str:
+        if not self.latency:
+            return ""
         rows: list[tuple[str, str, str, str]] = [
             (f"batch {run.batch or 'fixed'}", f"{1000 * run.dense:.2f} ms", f"{1000 * run.seconds:.2f} ms", _times(run))
             for run in self.latency
@@ -134,6 +154,25 @@ def layer_table(title: str, layers: tuple[ExportedLayer, ...]) -> str:
     return render(title, headers, [*rows, total])
 
 
+def reason_list(layers: tuple[ExportedLayer, ...]) -> str:
+    """Why layers run as they do, a line a reason; empty where nobody gave any."""
+    sites: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.why:
+            sites.setdefault(layer.why, []).append(layer.site)
+    lines = [f"  {abbreviated(names)}: {why}" for why, names in sites.items()]
+    return "\n".join(["why each runs as it does", *lines]) if lines else ""
+
+
+def left_table(weights: tuple[LeftWeight, ...]) -> str:
+    """Weights that were left as a text table; empty where there are none."""
+    headers = ("weight", "m x n", "block", "zero blocks", "why")
+    rows = [
+        (w.name, f"{w.m}x{w.n}", "x".join(map(str, w.block)), percent(w.zero_blocks, w.blocks), w.why) for w in weights
+    ]
+    return render("constants with zero blocks, left as they are", headers, rows) if rows else ""
+
+
 def _cells(layer: ExportedLayer) -> tuple[object, ...]:
     block = "x".join(map(str, layer.block)) if layer.block else None
     zero = percent(layer.zero_blocks, layer.blocks) if layer.blocks else None
@@ -142,9 +181,13 @@ def _cells(layer: ExportedLayer) -> tuple[object, ...]:
 
 
 def to_record(layers: tuple[ExportedLayer, ...]) -> str:
-    """The layers as compact JSON, for the file's own metadata: the field names once, then one row a layer."""
-    names = [field.name for field in fields(ExportedLayer)]
-    record = {"version": RECORD_VERSION, "fields": names, "layers": [astuple(layer) for layer in layers]}
+    """The layers as compact JSON, for the file's own metadata: the field names once, then one row a layer.
+
+    The reasons stay out: they are the report's, and versions from before there were any read the record.
+    """
+    names = [field.name for field in fields(ExportedLayer) if field.compare]
+    rows = [[getattr(layer, name) for name in names] for layer in layers]
+    record = {"version": RECORD_VERSION, "fields": names, "layers": rows}
     return json.dumps(record, separators=(",", ":"))
 
 

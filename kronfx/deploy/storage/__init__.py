@@ -1,21 +1,26 @@
 """Storage: how a file keeps the weight of a layer that runs dense, so that constant nodes rebuild it.
 
-One file for each way. A runtime folds the nodes when it loads the file, for all they read are constants, and runs the
-dense product.
+One file for each way, one row each in the table below. A runtime folds the nodes when it loads the file, for all they
+read are constants, and runs the dense product.
+
+To add a storage: a file with a frozen class that is a ``Storage``, and a function that makes one of the surviving
+blocks of ``W``, and of its factors where it has any, or answers None where it cannot; a row here. The one of the fewest
+bytes is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import onnx_ir as ir
 
 from kronfx.deploy.nodes.builder import Builder
+from kronfx.deploy.storage import blocks, factors
 from kronfx.deploy.storage.blocks import Survivors, survivors
 from kronfx.deploy.storage.factors import Product, product, products
 
-__all__ = ["Product", "Storage", "Survivors", "fewest_bytes", "product", "products", "store", "survivors"]
+__all__ = ["STORAGES", "Product", "Storage", "Survivors", "fewest_bytes", "product", "products", "store", "survivors"]
 
 # What nodes and their names cost in the file, at most; a weight that would not win this much stays as it is.
 _NODE_BYTES = 1000
@@ -32,40 +37,48 @@ class Storage(Protocol):
     def bytes(self) -> int:
         """Size of what is stored."""
 
-    def turned(self) -> Storage:
+    @property
+    def T(self) -> Storage:
         """The same of ``W^T``."""
 
     def rebuilt(self, build: Builder, site: str) -> ir.Value:
         """``W``, by nodes whose constants are named after the site."""
 
 
-def fewest_bytes(kept: Survivors, factors: Product | None) -> Storage | None:
-    """The way that takes the fewest bytes; None where ``W`` as it is takes no more."""
-    m, n = kept.dims
-    best: Storage = kept
-    if factors is not None and factors.bytes < kept.bytes:
-        best = factors
-    return best if best.bytes + _NODE_BYTES < m * n * kept.blocks.itemsize else None
+STORAGES: dict[str, Callable[[Survivors, Product | None], Storage | None]] = {
+    "blocks": blocks.storage,
+    "factors": factors.storage,
+}
 
 
-def store(graph: ir.Graph, site: str, kept: Storage, upright: Sequence[ir.Value], turned: Sequence[ir.Value]) -> None:
-    """Replace initializers by nodes that rebuild them: ``upright`` ones are ``W [m, n]``, ``turned`` ones ``[n, m]``.
+def fewest_bytes(alive: Survivors, product: Product | None) -> Storage | None:
+    """The way that takes the fewest bytes, the first of equals; None where ``W`` as it is takes no more."""
+    m, n = alive.dims
+    ways = [way for make in STORAGES.values() if (way := make(alive, product)) is not None]
+    best = min(ways, key=lambda way: way.bytes)
+    return best if best.bytes + _NODE_BYTES < m * n * alive.blocks.itemsize else None
+
+
+def store(
+    graph: ir.Graph, site: str, storage: Storage, upright: Sequence[ir.Value], transposed: Sequence[ir.Value]
+) -> None:
+    """Replace initializers by nodes that rebuild them: ``upright`` ones are ``W [m, n]``, ``transposed`` ``[n, m]``.
 
     Trailing axes of length 1, as a 1x1 convolution's, are kept. However many there are, it is stored once.
     """
     build = Builder(graph)
     build.anchor = graph[0]
-    if turned and not upright:  # what is stored turned is rebuilt turned
-        kept = kept.turned()
-        upright, turned = turned, upright
-    m, n = kept.dims
-    weight = kept.rebuilt(build, site)
+    if transposed and not upright:  # what the graph has transposed only is rebuilt transposed
+        storage = storage.T
+        upright, transposed = transposed, upright
+    m, n = storage.dims
+    W = storage.rebuilt(build, site)
     for value in upright:
-        _replace(graph, value, _as_stored(build, weight, value, (m, n)))
-    if turned:
-        transposed = build.op("Transpose", weight, perm=[1, 0])
-        for value in turned:
-            _replace(graph, value, _as_stored(build, transposed, value, (n, m)))
+        _replace(graph, value, _as_stored(build, W, value, (m, n)))
+    if transposed:
+        W_T = build.op("Transpose", W, perm=[1, 0])
+        for value in transposed:
+            _replace(graph, value, _as_stored(build, W_T, value, (n, m)))
     for node in list(graph):
         if node is build.anchor:
             break

@@ -71,13 +71,14 @@ class Survivors:
         table = 4 * self.shape.blocks if self.by_slots else self.gaps.nbytes
         return int(self.blocks.nbytes + (self._block if self.with_zeros else 0) + table)
 
-    def turned(self) -> Survivors:
+    @property
+    def T(self) -> Survivors:
         """Those of ``W^T``."""
-        shape = self.shape.turned
+        shape = self.shape.T
         W = np.zeros((self.shape.m1, self.shape.n1, *self.shape.block), self.blocks.dtype)
         W[self.mask] = self.blocks
-        turned = W.transpose(1, 3, 0, 2).reshape(shape.m, shape.n)
-        return survivors(turned[: self.dims[1], : self.dims[0]], shape)
+        transposed = W.transpose(1, 3, 0, 2).reshape(shape.m, shape.n)
+        return survivors(transposed[: self.dims[1], : self.dims[0]], shape)
 
     def rebuilt(self, build: Builder, site: str) -> ir.Value:
         """``W [m, n]``, by nodes."""
@@ -103,6 +104,11 @@ class Survivors:
         firsts = build.op("Range", *(build.constant(f"k/int32/{i}", np.array(i, np.int32)) for i in (0, end, shape.m2)))
         slots = build.op("ScatterND", zeros, position, firsts)
         return build.op("Reshape", slots, build.integers(shape.m1, 1, shape.n1))
+
+
+def storage(alive: Survivors, _: object) -> Survivors:
+    """The surviving blocks are a way to store any weight."""
+    return alive
 
 
 def survivors(W: Array, shape: KroneckerShape) -> Survivors:

@@ -52,7 +52,8 @@ class Product:
         W: Array = np.matmul(left, right).astype(self.left.dtype).reshape(self.shape.m, self.shape.n)
         return W[: self.dims[0], : self.dims[1]]
 
-    def turned(self) -> Product:
+    @property
+    def T(self) -> Product:
         """That of ``W^T``: the factors of a transposed Kronecker product are the transposed factors."""
         return Product(self.left.transpose(2, 1, 0, 3), self.right.transpose(0, 3, 2, 1), (self.dims[1], self.dims[0]))
 
@@ -65,6 +66,11 @@ class Product:
         wide = (build.op("Cast", half, to=ir.DataType.FLOAT) for half in (left, right))
         grid = build.op("Cast", build.op("MatMul", *wide), to=ir.DataType.from_numpy(self.left.dtype))
         return build.matrix(grid, self.shape, self.dims)
+
+
+def storage(_: object, product: Product | None) -> Product | None:
+    """The factors, of a weight that has them."""
+    return product
 
 
 def product(factors: Factors, dims: tuple[int, int], dtype: np.dtype[np.generic]) -> Product:
@@ -82,10 +88,10 @@ def products(graph: ir.Graph) -> Iterator[tuple[str, Product]]:
         left, right = (_stored(value) for value in node.inputs)
         if not (_is_named(left, "/left") and _is_named(right, "/right")):
             continue
-        found = Product(_array(left), _array(right), (0, 0))
-        if _fits(found.left, found.right):
-            shape = found.shape
-            yield _name(left).removesuffix("/left"), replace(found, dims=_dims(node.outputs[0], (shape.m, shape.n)))
+        pair = Product(_array(left), _array(right), (0, 0))
+        if _fits(pair.left, pair.right):
+            dims = _dims(node.outputs[0], (pair.shape.m, pair.shape.n))
+            yield _name(left).removesuffix("/left"), replace(pair, dims=dims)
 
 
 def _fits(left: Array, right: Array) -> bool:

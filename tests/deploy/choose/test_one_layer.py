@@ -12,7 +12,7 @@ from onnx_files import answers, assert_same, planted
 from onnx_spellings import SPELLINGS, integer_file, written
 
 from kronfx.deploy.choose.one_layer import alone
-from kronfx.deploy.find.layers import found_layers
+from kronfx.deploy.find.layers import linear_maps
 from kronfx.deploy.sparsify import read_source
 
 
@@ -27,7 +27,7 @@ def test_a_layer_on_its_own_computes_its_product(tmp_path: Path, name: str, lowe
     else:
         src = written(tmp_path, SPELLINGS[name], W, bias)
     model = read_source(src).model
-    (layer,) = found_layers(model.graph, block=(4, 4)).layers
+    (layer,) = linear_maps(model.graph, block=(4, 4)).layers
     single, x = alone(layer, lowering, 6)
     assert x.size == 6 * 20
     ir.save(single, tmp_path / "alone.onnx")

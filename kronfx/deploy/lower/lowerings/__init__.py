@@ -1,9 +1,11 @@
 """Lowerings: what a linear map becomes in the file. One file each, one row each in the table below.
 
-A lowering says whether it can take a layer (``fits``), puts the layer's nodes in place (``emit``), and estimates the
-file size (``stored``, bytes) and the work (``cost``, multiply-adds that would take as long) where nothing is timed.
-``emit`` gets the layers that read the same input and have blocks of one size, and that input feature-major; it answers
-their outputs feature-major. ``dense`` has no ``emit``: the product stays as it is.
+A lowering says why it cannot take a layer, or None where it can (``refusal``), puts the layer's nodes in place
+(``emit``), and estimates the file size (``stored``, bytes) and the work (``cost``, multiply-adds that would take as
+long) where nothing is timed. ``emit`` gets the layers that read the same input and have blocks of one size, and that
+input feature-major; it answers their outputs feature-major. ``dense`` has no ``emit``: the product stays as it is.
+
+To add a lowering: a file with these four functions, a row here, its name in ``kronfx.records.Lowering``.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ Emit = Callable[[Layouts, Sequence[Layer], Feature], list[Feature]]
 class Rule:
     """One row of the table."""
 
-    fits: Callable[[Layer], bool]
+    refusal: Callable[[Layer], str | None]
     stored: Callable[[Layer], int]
     cost: Callable[[Layer, int], float]
     emit: Emit | None = None
 
 
 LOWERINGS: dict[Lowering, Rule] = {
-    "dense": Rule(dense.fits, dense.stored, dense.cost),
-    "blocks": Rule(blocks.fits, blocks.stored, blocks.cost, blocks.emit),
-    "factors": Rule(factors.fits, factors.stored, factors.cost, factors.emit),
+    "dense": Rule(dense.refusal, dense.stored, dense.cost),
+    "blocks": Rule(blocks.refusal, blocks.stored, blocks.cost, blocks.emit),
+    "factors": Rule(factors.refusal, factors.stored, factors.cost, factors.emit),
 }
 
 
-def candidates(layer: Layer) -> list[Lowering]:
-    """The lowerings that can take the layer, ``dense`` first."""
-    return [name for name, rule in LOWERINGS.items() if rule.fits(layer)]
+def refusals(layer: Layer) -> dict[Lowering, str | None]:
+    """Why each lowering cannot take the layer, ``dense`` first; None of those that can."""
+    return {name: rule.refusal(layer) for name, rule in LOWERINGS.items()}

@@ -24,6 +24,7 @@ import onnx_ir as ir
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.lower.layouts import FOREIGN, ZERO, Feature, Layouts
 from kronfx.deploy.lower.lowerings import price
+from kronfx.deploy.lower.lowerings.axes import no_axes
 from kronfx.deploy.lower.lowerings.buckets import Bucket, pack
 from kronfx.deploy.nodes.values import Array
 from kronfx.records import KroneckerShape
@@ -31,24 +32,36 @@ from kronfx.records import KroneckerShape
 FEW = 1 / 64  # of the surviving blocks: at most so many zeros are stored to compute zero rows like the others
 
 
-def fits(layer: Layer) -> bool:
-    """Where a block is zero and none reaches beyond ``W``, the graph says how many axes ``x`` has, and 8-bit weights
-    less their zero point are 8-bit.
+def refusal(layer: Layer) -> str | None:
+    """Where no block is zero or one reaches beyond ``W``, or the axes of ``x`` are unknown, or the product is 8-bit and
+    its weights less their zero point are not.
 
     Statically quantized products run dense: onnxruntime moves transposes through a DequantizeLinear with a constant
     scale and puts a QuantizeLinear behind it that has the wrong type, so that sums came out clipped.
     """
-    integer = layer.linear.zero_points is not None
-    small = not integer or bool(np.abs(layer.linear.W + 0.5).max() < 128)
-    told = (layer.linear.rank or 0) >= 2 and not layer.linear.static
-    return layer.kept.zero_blocks > 0 and told and small and not layer.is_padded
+    if layer.survivors.zero_blocks == 0:
+        return _no_zero(layer)
+    if layer.is_padded:
+        return "its last blocks reach beyond the weight"
+    if layer.linear.static:
+        return "it was quantized beforehand, and onnxruntime clips the sums of such blocks"
+    if layer.linear.zero_points is not None and not np.abs(layer.linear.W + 0.5).max() < 128:
+        return "its 8-bit weights less their zero point need more than 8 bits"
+    return no_axes(layer)
+
+
+def _no_zero(layer: Layer) -> str:
+    if layer.asked is not None and layer.asked != layer.shape.block:
+        m, n = layer.survivors.dims
+        return f"blocks of {layer.asked[0]}x{layer.asked[1]} do not divide {m}x{n}"
+    return "no block of its weight is zero"
 
 
 def stored(layer: Layer) -> int:
     """Bytes: the blocks of all buckets and the columns they read, where the layer is not stacked with others."""
     buckets = _buckets([layer])
-    kept = sum(bucket.weights[_unstored(bucket, buckets) :].size for bucket in buckets)
-    return kept * layer.itemsize + 4 * sum(bucket.columns.size for bucket in buckets)
+    entries = sum(bucket.weights[_unstored(bucket, buckets) :].size for bucket in buckets)
+    return entries * layer.itemsize + 4 * sum(bucket.columns.size for bucket in buckets)
 
 
 def cost(layer: Layer, rows: int) -> float:
@@ -64,7 +77,7 @@ def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]
     """``W x`` of each layer: the only one's block rows stay in the order of the buckets, several get theirs sorted."""
     build, shape = layouts.build, layers[0].shape
     if x.order is not None and x.height != shape.n2:
-        x = layouts.in_order(x)
+        x = layouts.make_ordered(x)
     blocks = x.value if x.order else build.op("Reshape", x.value, build.integers(*x.prefix, shape.n1, shape.n2, -1))
     buckets, name = _buckets(layers), layers[0].name
     outputs = [
@@ -75,7 +88,7 @@ def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]
     order = tuple(row for bucket in buckets for row in bucket.rows)
     if len(layers) > 1:
         parts = _parts(Feature(y, x.rank, 0, order, shape.m2), layers)
-        return [layouts.in_order(part, layer.name) for layer, part in zip(layers, parts, strict=True)]
+        return [layouts.make_ordered(part, layer.name) for layer, part in zip(layers, parts, strict=True)]
     if order == tuple(range(shape.m1)):
         return [Feature(build.op("Reshape", y, build.integers(*x.prefix, shape.m, -1)), x.rank, shape.m)]
     return [Feature(y, x.rank, shape.m, order, shape.m2)]
@@ -94,7 +107,7 @@ def _parts(stack: Feature, layers: Sequence[Layer]) -> Iterator[Feature]:
 def _buckets(layers: Sequence[Layer]) -> list[Bucket]:
     """Those of all layers below each other, whose blocks have one size."""
     W = np.concatenate([layer.linear.W for layer in layers])
-    mask = np.concatenate([layer.kept.mask for layer in layers])
+    mask = np.concatenate([layer.survivors.mask for layer in layers])
     first = layers[0].shape
     shape = KroneckerShape(len(mask), first.n1, first.m2, first.n2)
     return with_zero_rows(pack(W, mask, shape), mask, W, shape)

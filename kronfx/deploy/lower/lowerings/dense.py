@@ -7,9 +7,8 @@ from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.lower.lowerings import price
 
 
-def fits(_: Layer) -> bool:
-    """Always."""
-    return True
+def refusal(_: Layer) -> None:
+    """Never."""
 
 
 def stored(layer: Layer) -> int:
@@ -19,5 +18,5 @@ def stored(layer: Layer) -> int:
 
 def cost(layer: Layer, rows: int) -> float:
     """``m n (N + 12)`` and a node."""
-    m, n = layer.kept.dims
+    m, n = layer.survivors.dims
     return m * n * (rows + price.WEIGHT) + price.NODE

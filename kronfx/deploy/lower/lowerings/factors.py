@@ -16,16 +16,20 @@ from kronfx import kron
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.lower.layouts import Feature, Layouts
 from kronfx.deploy.lower.lowerings import price
+from kronfx.deploy.lower.lowerings.axes import no_axes
 from kronfx.deploy.nodes.values import Array, array_of
+from kronfx.errors import ExportError
 from kronfx.layers import Factors
 from kronfx.records import Evaluation
 
 
-def fits(layer: Layer) -> bool:
-    """Where the factors and the axes of ``x`` are known and forming ``W`` is not the cheapest way to use them."""
-    if (layer.linear.rank or 0) < 2:
-        return False
-    return layer.known is not None and layer.known.factors is not None and layer.known.evaluation != "materialize"
+def refusal(layer: Layer) -> str | None:
+    """Where the factors or the axes of ``x`` are unknown, or forming ``W`` is the cheapest way to use them."""
+    if layer.origin is None or layer.origin.factors is None:
+        return "none are known"
+    if layer.origin.evaluation == "materialize":
+        return "its cheapest evaluation forms the dense weight"
+    return no_axes(layer)
 
 
 def stored(layer: Layer) -> int:
@@ -49,7 +53,7 @@ def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]
 def _emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
     build, shape, r = layouts.build, layer.shape, _rank(layer)
     left, right = _operands(layer)
-    x = layouts.in_order(x)
+    x = layouts.make_ordered(x)
     if layer.is_padded:
         ends = build.integers(*(0,) * x.rank, *x.prefix, shape.n - x.channels, 0)
         x = replace(x, value=build.op("Pad", x.value, ends), channels=shape.n)
@@ -62,7 +66,7 @@ def _emit(layouts: Layouts, layer: Layer, x: Feature) -> Feature:
     else:
         tiles = build.op("MatMul", B, build.op("Reshape", x.value, build.integers(*x.prefix, shape.n1, shape.n2, -1)))
         y = build.op("MatMul", A, build.op("Reshape", tiles, build.integers(*x.prefix, shape.n1 * r, -1)))
-    m, axis = layer.kept.dims[0], x.rank - 2
+    m, axis = layer.survivors.dims[0], x.rank - 2
     y = build.op("Reshape", y, build.integers(*x.prefix, shape.m, -1))
     if layer.is_padded:
         y = build.op("Slice", y, build.integers(0), build.integers(m), build.integers(axis))
@@ -82,11 +86,10 @@ def _rank(layer: Layer) -> int:
 
 
 def _factors(layer: Layer) -> Factors:
-    known = layer.known
-    if known is None or known.factors is None:
-        raise ValueError(f"{layer.name} has no factors")  # fits() says so
-    return known.factors
+    if layer.origin is None or layer.origin.factors is None:
+        raise ExportError(layer.name, "no factors", "a layer that refusal() lets pass", "report this as a bug")
+    return layer.origin.factors
 
 
 def _evaluation(layer: Layer) -> Evaluation:
-    return layer.known.evaluation if layer.known is not None else "materialize"
+    return layer.origin.evaluation if layer.origin is not None else "materialize"

@@ -15,7 +15,7 @@ from onnx_spellings import SPELLINGS, TOLERANCES, hold, many, written
 from oracles import dense, random_factors
 
 from kronfx import deploy
-from kronfx.deploy.find.layers import Known
+from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.pipeline import Source
 from kronfx.deploy.pipeline import deploy as deploy_graph
 from kronfx.deploy.sparsify import read_source
@@ -43,7 +43,7 @@ def test_factors_compute_the_dense_product(
     bias = rng.standard_normal(shape.m).astype(dtype)
     src = written(folder, spelling, W, bias)
     dst = src.with_name("factors.onnx")
-    source = Source(read_source(src).model, (Known("fc", shape, W, factors, evaluation),))
+    source = Source(read_source(src).model, (KnownWeight("fc", shape, W, factors, evaluation),))
     report = deploy_graph(source, dst, deploy.Options(lowering="factors", tune=False), None, lambda _: None)
     assert [(layer.site, layer.lowering) for layer in report.layers] == [("fc", "factors")]
     x = rng.standard_normal(spelling.dims(shape.n, b=2, h=3, s=4)).astype(dtype)
@@ -58,7 +58,8 @@ def test_factors_in_float64(tmp_path: Path, evaluation: Evaluation) -> None:
     shape, parts = KroneckerShape(3, 4, 5, 2), random_factors((3, 4, 5, 2), 2)
     W = dense(parts.S, parts.A, parts.B).numpy()
     src = product(tmp_path / "m.onnx", W)
-    source = Source(read_source(src).model, (Known("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation),))
+    weight = KnownWeight("fc", shape, W, Factors(parts.S, parts.A, parts.B), evaluation)
+    source = Source(read_source(src).model, (weight,))
     dst = tmp_path / "factors.onnx"
     deploy_graph(source, dst, deploy.Options(lowering="factors", tune=False), None, lambda _: None)
     x = normal(3, 8, dtype=np.float64)

@@ -1,0 +1,72 @@
+"""The rows of the report: what each linear map becomes and what the file stores for it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from kronfx.deploy.choose.tuning import Contender
+from kronfx.deploy.find.known import PlacedWeight
+from kronfx.deploy.find.layers import Layer, LinearMaps
+from kronfx.deploy.lower.lowerings import LOWERINGS
+from kronfx.deploy.nodes.values import content, tensor_of
+from kronfx.deploy.records.report import ExportedLayer
+from kronfx.records import Lowering
+
+_UNREAD = "no product that kronfx knows reads it, so that it is only stored"
+
+
+def exported(maps: LinearMaps, contender: Contender) -> tuple[ExportedLayer, ...]:
+    """A row for every weight of a linear map, in their order, then for the known weights that none reads."""
+    rows: dict[str, ExportedLayer] = {}
+    stored: set[object] = set()
+    names: dict[tuple[ir.Value, bool], str] = {}
+    for layer, lowering, why in zip(maps.layers, contender.lowerings, contender.whys, strict=True):
+        entry = _entry(layer, lowering)
+        size = 0 if entry in stored else LOWERINGS[lowering].stored(layer)
+        stored.add(entry)
+        key = layer.linear.weight, layer.linear.transposed
+        name = names.setdefault(key, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
+        rows.setdefault(name, _layer_row(layer, name, lowering, size, why))
+    for weight in maps.unread:
+        rows.setdefault(weight.origin.site, _unread_row(weight))
+    return tuple(rows.values())
+
+
+def _entry(layer: Layer, lowering: Lowering) -> object:
+    """What layers that share what is stored have in common: a weight that runs dense and its transpose are one."""
+    W = layer.linear.W
+    return frozenset((content(W), content(W.T))) if lowering == "dense" else (layer.name, lowering)
+
+
+def _layer_row(layer: Layer, name: str, lowering: Lowering, size: int, why: str) -> ExportedLayer:
+    m, n = layer.survivors.dims
+    has_grid = layer.shape.blocks > 1
+    return ExportedLayer(
+        site=name,
+        m=m,
+        n=n,
+        block=layer.shape.block if has_grid else None,
+        lowering=lowering,
+        zero_blocks=layer.survivors.zero_blocks if has_grid else 0,
+        blocks=layer.shape.blocks if has_grid else 0,
+        dense_bytes=layer.dense_bytes,
+        bytes=size,
+        why=why,
+    )
+
+
+def _unread_row(weight: PlacedWeight) -> ExportedLayer:
+    m, n = weight.survivors.dims
+    dense = tensor_of(weight.value).nbytes
+    return ExportedLayer(
+        site=weight.origin.site,
+        m=m,
+        n=n,
+        block=weight.origin.shape.block,
+        lowering="dense",
+        zero_blocks=weight.survivors.zero_blocks,
+        blocks=weight.origin.shape.blocks,
+        dense_bytes=dense,
+        bytes=weight.storage.bytes if weight.storage is not None else dense,
+        why=_UNREAD,
+    )

@@ -1,0 +1,41 @@
+"""``Conv`` with kernels of one tap: the same linear map of the channels at every position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from kronfx.deploy.find.linear import Linear
+from kronfx.deploy.find.spellings.operand import number
+from kronfx.deploy.nodes.values import is_constant, tensor_of
+
+
+def convolution(node: ir.Node) -> Linear | str | None:
+    """``W [m, n, 1, ...]`` at every position of ``x [..., n, S]``."""
+    x, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if x is None or weight is None or not is_constant(weight):
+        return None
+    if (more := next(_beyond_one_tap(node, tensor_of(weight)), None)) is not None:
+        return more
+    if bias is not None and not is_constant(bias):
+        return "computes its bias"
+    y = node.outputs[0]
+    return Linear(node=node, x=x, y=y, weight=weight, transposed=False, bias=bias, channels_first=True)
+
+
+def _beyond_one_tap(node: ir.Node, weight: ir.TensorProtocol) -> Iterator[str]:
+    """What makes it more than one matrix at every position."""
+    kernel = tuple(weight.shape.numpy())[2:]
+    if any(taps != 1 for taps in kernel):
+        yield f"convolves with kernels of {'x'.join(map(str, kernel))} taps"
+    if number(node, "group", 1) != 1:
+        yield "convolves its channels in groups"
+    if any(stride != 1 for stride in node.attributes.get_ints("strides", ())):
+        yield "skips positions (strides)"
+    automatic = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    if automatic or any(node.attributes.get_ints("pads", ())):
+        yield "pads its input"
+    if not weight.dtype.is_floating_point():
+        yield f"convolves with weights of type {weight.dtype.name}, which are not floating"
