@@ -9,10 +9,8 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import torch.nn.functional as F
+from download import text_file
 from torch import Tensor, nn
-
-ROOT = Path(__file__).resolve().parents[1]
-PLACES = (ROOT / "data" / "tinyshakespeare", ROOT.parent / "shared" / "data" / "tinyshakespeare")
 
 
 class Block(nn.Module):
@@ -78,12 +76,8 @@ def loss_of(model: nn.Module, inputs: Tensor, wanted: Tensor) -> Tensor:
 
 
 def load(path: Path | None, context: int) -> Corpus:
-    """The first nine tenths for training, the last for validation."""
-    path = path or next((place for place in PLACES if place.is_dir()), PLACES[0])
-    path = path / "input.txt" if path.is_dir() else path
-    if not path.is_file():
-        raise SystemExit(f"{path} is not there; name the text, or its folder, with --data.")
-    text = path.read_text()
+    """The first nine tenths of :func:`download.text_file` for training, the last for validation."""
+    text = text_file(path).read_text(encoding="utf-8")
     alphabet = "".join(sorted(set(text)))
     codes = torch.from_numpy(np.searchsorted(np.array(list(alphabet)), np.array(list(text))))
     return Corpus(*codes.split([len(codes) * 9 // 10, len(codes) - len(codes) * 9 // 10]), alphabet, context)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import download
 import torch
 import torch.distributed as dist
 from rich.console import Console
@@ -30,7 +31,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import kronfx as kx
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare" / "input.txt"
 LENGTH, BATCH, LEARNING_RATE = 64, 8, 2e-3
 
 
@@ -149,15 +149,14 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="folder of a transformers causal language model with its tokenizer")
-    parser.add_argument("--data", type=Path, default=SHARED, help="a text file (default: tinyshakespeare, if there)")
+    parser.add_argument("--data", type=Path, help="a text file (default: tinyshakespeare, downloaded)")
     parser.add_argument("--steps", type=int, default=300, help="of the dense and of the factored training each")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--block", type=int, nargs=2, default=(16, 16), metavar=("M2", "N2"))
     parser.add_argument("--target", type=float, default=0.5, help="share of blocks to drive to zero")
     parser.add_argument("--fsdp", action="store_true", help="under torchrun: FSDP2 instead of DDP")
     given = parser.parse_args()
-    if not given.data.is_file():
-        parser.error(f"{given.data} is not there; name a text file with --data")
+    given.data = download.text_file(given.data)
     return given
 
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import gzip
-import urllib.error
-import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from download import DATA, fetched
 from numpy.typing import NDArray
 from torch import Tensor
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (ROOT / "data" / "mnist", ROOT.parent / "shared" / "data" / "mnist")
 MEAN, STD = 0.1307, 0.3081  # of the training pixels, scaled to [0, 1]
 
 
 def load(folder: Path | None = None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """``(train, test)``, each images ``[N, 1, 28, 28]`` float32 (mean 0, deviation 1) and labels ``[N]`` int64.
 
-    Without a folder the first of ``FOLDERS`` that exists is read. Files that are missing are downloaded into it.
+    Without a folder they are read from ``data/mnist``. Files that are missing are downloaded.
     """
-    folder = folder or next((known for known in FOLDERS if known.is_dir()), FOLDERS[0])
+    folder = folder or DATA / "mnist"
     return _split(folder, "train"), _split(folder, "t10k")
 
 
@@ -36,7 +34,7 @@ def _split(folder: Path, name: str) -> tuple[Tensor, Tensor]:
 def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes: two zeros, the type 8, the number of axes, big-endian sizes, then the data."""
     raw = folder / name
-    data = raw.read_bytes() if raw.is_file() else gzip.decompress(_fetched(folder / f"{name}.gz").read_bytes())
+    data = raw.read_bytes() if raw.is_file() else _unpacked(folder / f"{name}.gz")
     if data[:3] != b"\0\0\x08":
         raise SystemExit(f"{folder / name} is no IDX file of bytes; delete it to have it downloaded again.")
     axes = data[3]
@@ -45,17 +43,9 @@ def _idx(folder: Path, name: str) -> NDArray[np.uint8]:
     return values
 
 
-def _fetched(path: Path) -> Path:
-    if not path.is_file():
-        url = f"{MIRROR}/{path.name}"
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                content = answer.read()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        except (urllib.error.URLError, OSError) as error:
-            raise SystemExit(
-                f"MNIST is not in {path.parent} and {url} did not answer ({error}); "
-                "put the four IDX files there or name their folder with --data."
-            ) from None
-    return path
+def _unpacked(path: Path) -> bytes:
+    packed = fetched(path, f"{MIRROR}/{path.name}")
+    try:
+        return gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise SystemExit(f"{path} does not unpack ({error}); delete it to have it downloaded again.") from None

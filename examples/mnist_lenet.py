@@ -89,7 +89,7 @@ def trainable(model: nn.Module) -> int:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of the four IDX files (default: data/mnist)")
+    parser.add_argument("--data", type=Path, help="folder of the four IDX files (default: data/mnist, downloaded)")
     parser.add_argument("--out", type=Path, default=Path("lenet.onnx"), help="the ONNX file to write")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)

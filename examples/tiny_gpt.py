@@ -253,7 +253,7 @@ def table(runs: Sequence[Run]) -> Table:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="the text, or the folder of its input.txt")
+    parser.add_argument("--data", type=Path, help="a text, or the folder of its input.txt (default: tinyshakespeare)")
     parser.add_argument("--out", type=Path, default=Path("results") / "tiny_gpt", help="folder of what is written")
     parser.add_argument("--only", default="", help="contenders whose name holds one of these words, a|b")
     parser.add_argument("--rates", type=float, nargs="+", help=f"AdamW's rates to search (default: {RATES})")

@@ -106,7 +106,7 @@ def _considered(plan: kx.Plan) -> list[str]:
 def main() -> None:
     """Train, plan, fine-tune, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of MNIST (default: data/mnist, downloaded)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -278,7 +278,7 @@ def _told(r: Result) -> str:
 def arguments(doc: str, out: str, epochs: int) -> argparse.Namespace:
     """The command line of every table."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of the data (default: data/ beside examples/)")
+    parser.add_argument("--data", type=Path, help="folder of the data (default: in data/ beside examples/, downloaded)")
     parser.add_argument("--out", type=Path, default=Path("results") / out, help="folder of what is written")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every row, with seeds 0, 1, ...")
     parser.add_argument("--epochs", type=int, default=epochs, help="of every training (default: %(default)s)")

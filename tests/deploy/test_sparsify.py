@@ -63,7 +63,7 @@ def encoder(tmp_path_factory: Any) -> tuple[nn.Module, Path]:
     model = zeroed(Encoder().eval(), (16, 16), 0.75)
     path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
     example = (torch.randint(0, 40, (2, 6)), torch.ones(2, 6, dtype=torch.int64))
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    axes = {0: torch.export.Dim("batch", min=2), 1: torch.export.Dim("sequence", min=2)}
     torch.onnx.export(model, example, path, dynamic_shapes=(axes, axes), dynamo=True, external_data=False)
     return model, path
 
