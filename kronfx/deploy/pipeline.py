@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from kronfx.deploy.choose.tuning import Chosen, Lowerings, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
-from kronfx.deploy.find.layers import Found, Known, found_layers, moved
+from kronfx.deploy.find.layers import Found, Known, Layer, found_layers, moved
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.nodes.values import content, tensor_of
@@ -69,13 +69,19 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
     found = found_layers(source.model.graph, source.known, source.block)
     chosen = choose(found.layers, tuning, step)
     with staged(target, ExportError) as path:
-        if proof is None or proof.load is not None or not tuning.tune:
+        if proof is None or proof.load is not None or not tuning.tune or _is_idle(found, chosen):
             step("writing")
             file = _write(source, found, chosen.lowerings, path, target)
             report = ExportReport(str(target), file.bytes, file.layers, timings=chosen.timings, notes=source.notes)
         else:
             report = _raced(source, found, chosen, path, target, ends(proof.cases), step)
         return report if proof is None else _verified(report, path, proof, step)
+
+
+def _is_idle(found: Found, chosen: Chosen) -> bool:
+    """Nothing is lowered or stored in another way: there is nothing to race."""
+    weights = (*found.layers, *found.held, *found.packed)
+    return chosen.contenders == (chosen.dense,) and all(weight.storage is None for weight in weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +145,7 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
     names: dict[tuple[ir.Value, bool], str] = {}
     for layer in found.layers:
         lowering, linear = chosen[layer.linear.node], layer.linear
-        either = frozenset((content(linear.W), content(linear.W.T)))  # a weight and its transpose are stored once
-        entry: object = either if lowering == "dense" else (layer.name, lowering)
+        entry: object = _stored(layer) if lowering == "dense" else (layer.name, lowering)
         size = 0 if entry in stored else LOWERINGS[lowering].stored(layer)
         stored.add(entry)
         key = linear.weight, linear.turned
@@ -157,7 +162,26 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
             site, *held.kept.dims, shape.block, "dense", held.kept.zero_blocks, shape.blocks, dense, size
         )
         rows.setdefault(site, row)
+    for packed in found.packed:
+        blobs = packed.kept[0]
+        row = ExportedLayer(
+            packed.site,
+            *packed.dims,
+            packed.block,
+            "dense",
+            blobs.zero_blocks,
+            blobs.shape.blocks,
+            packed.dense_bytes,
+            packed.bytes,
+        )
+        rows.setdefault(packed.site, row)
     return tuple(rows.values())
+
+
+def _stored(layer: Layer) -> object:
+    """What tells apart what the file keeps of layers that run dense: equal weights are stored once, turned or not."""
+    W = layer.linear.W
+    return layer.linear.weight if layer.storage is None else frozenset((content(W), content(W.T)))
 
 
 def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> ExportReport:

@@ -15,8 +15,9 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferenc
 from onnxscript.optimizer import fold_constants
 
 from kronfx.deploy.find.layers import Known
+from kronfx.deploy.find.names import remember
 from kronfx.deploy.find.spellings import find
-from kronfx.deploy.nodes.values import tensor_of
+from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.deploy.options import checked, checked_block, checked_counts
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.prove.cases import Case, cases_of_graph
@@ -86,6 +87,7 @@ def read_source(src: str | os.PathLike[str]) -> Source:
         raise _unreadable(name, f"a graph with a circle in it ({error})") from None
     _require_finite(name, model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
+    remember(model.graph)
     LiftConstantsToInitializersPass()(model)
     known = tuple(Known(site, kept.shape, kept.W, product=kept) for site, kept in products(model.graph))
     with silence():
@@ -138,9 +140,13 @@ def _require_finite(name: str, graph: ir.Graph) -> None:
             array = tensor_of(value).numpy() if value.const_value is not None else np.zeros(0)
         except (OSError, ValueError) as error:
             raise _unreadable(name, f"its external data cannot be read: {error}") from None
-        if value in weights and array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float64)).all():
+        if value in weights and array.dtype.kind not in "iub" and not _is_finite(array):
             remedy = "export a checkpoint from before the training diverged"
             raise ExportError(value.name or "", "NaN or infinite entries in a weight", "finite weights", remedy)
+
+
+def _is_finite(array: Array) -> bool:
+    return bool(np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32)).all())
 
 
 def _proof(src: Path, model: ir.Model, sizes: tuple[int, ...], example: Mapping[str, Any] | None) -> Proof:

@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from kronfx.deploy.find.grid import grid_of
+from kronfx.deploy.find.names import named
+from kronfx.deploy.find.packed import Packed, find_packed
 from kronfx.deploy.find.spellings import Linear, find
 from kronfx.deploy.find.weights import Weights
 from kronfx.deploy.nodes.values import Array, tensor_of
@@ -39,12 +41,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight."""
+    """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight; ``folder`` is where
+    viewers show its nodes."""
 
     linear: Linear
     name: str
     shape: KroneckerShape
     known: Known | None = None
+    folder: str = ""
 
     @cached_property
     def kept(self) -> Survivors:
@@ -57,6 +61,12 @@ class Layer:
         if not self.linear.is_symmetric:
             return None
         return fewest_bytes(self.kept, self.known.product if self.known is not None else None)
+
+    def of(self, linear: Linear) -> Layer:
+        """The same layer in a clone of the graph, with what was worked out of its values."""
+        moved = replace(self, linear=linear)
+        moved.__dict__.update({name: self.__dict__[name] for name in ("kept", "storage") if name in self.__dict__})
+        return moved
 
     @property
     def itemsize(self) -> int:
@@ -101,6 +111,7 @@ class Found:
 
     layers: tuple[Layer, ...]
     held: tuple[Held, ...] = ()
+    packed: tuple[Packed, ...] = ()
 
 
 def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int, int] | None = None) -> Found:
@@ -109,10 +120,11 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
     Known weights are found by value; else, by their pattern of zero blocks, in a constant nobody else claims. What was
     rescaled on the way (a batch norm fused into it) is found by its pattern, and has no factors any more.
     """
-    matched, linears = _matched(graph, known), find(graph)
+    matched, linears, packed = _matched(graph, known), find(graph), find_packed(graph)
     turns: dict[ir.Value, list[bool]] = {}
     for linear in linears:
         turns.setdefault(linear.weight, []).append(linear.turned)
+    scopes = named((*linears, *packed), {value: held.known.site for value, held in matched.items()})
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
     for linear in linears:
@@ -121,20 +133,24 @@ def found_layers(graph: ir.Graph, known: Sequence[Known] = (), block: tuple[int,
         told = None if match is None else match.known if is_upright else match.known.turned()
         if key not in shapes:
             shapes[key] = told.shape if told else grid_of(linear.W, block)
-        name = told.site if told else linear.site or "weight"
+        name = scopes[linear.weight].path
         ways = turns[linear.weight]
         if len(set(ways)) > 1 and not (is_upright if told else linear.turned == ways[0]):
             name = f"{name}/transposed"
-        layers.append(Layer(linear, name, shapes[key], told))
+        layers.append(Layer(linear, name, shapes[key], told, scopes[linear.weight].folder))
     read = {layer.linear.weight for layer in layers}
-    return Found(tuple(layers), tuple(held for value, held in matched.items() if value not in read))
+    return Found(
+        tuple(layers),
+        tuple(held for value, held in matched.items() if value not in read),
+        tuple(replace(product, site=scopes[product.weight].path) for product in packed),
+    )
 
 
 def moved(found: Found, graph: ir.Graph) -> Found:
     """The same of a clone of the graph: nothing is looked for again, which takes a second for 100 MB of weights."""
     pairs = zip(found.layers, find(graph), strict=True)
     held = (replace(held, value=graph.initializers[held.value.name or ""]) for held in found.held)
-    return Found(tuple(replace(layer, linear=linear) for layer, linear in pairs), tuple(held))
+    return replace(found, layers=tuple(layer.of(linear) for layer, linear in pairs), held=tuple(held))
 
 
 def _is_upright(match: Held, linear: Linear) -> bool:

@@ -12,11 +12,15 @@ from kronfx.records import KroneckerShape
 
 
 class Builder:
-    """Puts nodes in front of an ``anchor`` (at the end without one); constants of one name exist once."""
+    """Puts nodes in front of an ``anchor`` (at the end without one); constants of one name exist once.
+
+    ``made`` are the nodes so far.
+    """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.anchor: ir.Node | None = None
+        self.made: list[ir.Node] = []
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """The output of a new node."""
@@ -24,6 +28,7 @@ class Builder:
 
     def node(self, node: ir.Node) -> ir.Node:
         """The node itself, put in place."""
+        self.made.append(node)
         if self.anchor is None:
             self.graph.append(node)
         else:

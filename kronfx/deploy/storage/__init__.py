@@ -66,9 +66,7 @@ def store(graph: ir.Graph, site: str, kept: Storage, upright: Sequence[ir.Value]
         transposed = build.op("Transpose", weight, perm=[1, 0])
         for value in turned:
             _replace(graph, value, _as_stored(build, transposed, value, (n, m)))
-    for node in list(graph):
-        if node is build.anchor:
-            break
+    for node in build.made:
         node.name = ""  # nothing will ever time or debug them: they are gone once the file is loaded
 
 
