@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import reduce
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 
 import numpy as np
 
@@ -52,24 +52,13 @@ class _Pattern:
             self._counts[block] = int(np.count_nonzero(self._at(block)))
         return self._counts[block]
 
-    def path(self, block: Block) -> Iterator[Block]:
+    def path(self, block: Block) -> Sequence[Block]:
         """From single entries to ``block``, each a few of the one before; the merges that are quickest come first."""
-        finer = self._finer(block)
-        if finer is not None:
-            yield from self.path(finer)
-        yield block
-
-    def _finer(self, block: Block) -> Block | None:
-        if block == (1, 1):
-            return None
-        axis = self._last if block[self._last] > 1 else 1 - self._last
-        finer = list(block)
-        finer[axis] //= _largest_prime(finer[axis])
-        return finer[0], finer[1]
+        return _path(block, self._last)
 
     def _at(self, block: Block) -> Array:
-        finer = self._finer(block)
-        if block not in self._seen and finer is not None:
+        if block not in self._seen:
+            finer = self.path(block)[-2]
             axis = int(block[0] == finer[0])
             self._seen[block] = _merged(self._at(finer), axis, block[axis] // finer[axis])
         return self._seen[block]
@@ -94,6 +83,16 @@ def _cheapest(pattern: _Pattern) -> Block | None:
         else:
             best, least = (m2, n2), price
     return best
+
+
+@lru_cache(maxsize=2**12)
+def _path(block: Block, last: int) -> tuple[Block, ...]:
+    if block == (1, 1):
+        return (block,)
+    axis = last if block[last] > 1 else 1 - last
+    finer = list(block)
+    finer[axis] //= _largest_prime(finer[axis])
+    return (*_path((finer[0], finer[1]), last), block)
 
 
 def _merged(alive: Array, axis: int, count: int) -> Array:
