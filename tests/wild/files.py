@@ -37,11 +37,10 @@ class Wild:
         return f"{self.package}: {self.file}"
 
 
-def _romanizer(folder: str) -> tuple[Wild, Wild]:
-    inputs = {"src": (2, 9), "src_mask": (2, 9)}
+def _romanizer(folder: str, small: bool = False) -> tuple[Wild, Wild]:
+    package, source = "arabic-name-romanizer", {"src": (2, 9), "src_mask": (2, 9)}
     memory = {"prefix": (2, 5), "memory": (2, 9, 256), "src_mask": (2, 9), "hidden": (2, 2, 256)}
-    package = "arabic-name-romanizer"
-    return Wild(package, f"{folder}encoder.onnx", inputs), Wild(package, f"{folder}decoder.onnx", memory)
+    return Wild(package, f"{folder}encoder.onnx", source, small), Wild(package, f"{folder}decoder.onnx", memory)
 
 
 def _silero(file: str, small: bool = False, **inputs: Shape | int) -> Wild:
@@ -54,7 +53,7 @@ _SPAN = {"input_ids": (1, 7), "encoder_hidden_states": (1, 12, 512), "encoder_at
 _ATOMS = {"atoms": (1, 24), "neighbors": (1, 24), "distances": (1, 24, 24), "roles": (1, 24)}
 
 WILD = (
-    Wild("rapidocr-onnxruntime", "ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": (1, 3, 48, 192)}, small=True),
+    Wild("rapidocr-onnxruntime", "ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": (1, 3, 48, 192)}),
     Wild("rapidocr-onnxruntime", "ch_PP-OCRv4_det_infer.onnx", {"x": (1, 3, 160, 160)}),
     Wild("rapidocr-onnxruntime", "ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 160)}),
     Wild("magika", "standard_v3_3/model.onnx", {"bytes": (4, 2048)}, small=True),
@@ -66,7 +65,7 @@ WILD = (
     _silero("silero_vad_half", input=(1, 512), state=_STATE),
     _silero("silero_vad_op18_ifless", input=(1, 576), state=_STATE, sr=_RATE),
     _silero("silero_vad_openvino_16k", input=(1, 576), state=_STATE),
-    *_romanizer("resources/"),
+    *_romanizer("resources/", small=True),
     *_romanizer("persian/"),
     Wild("chython-rxnmap", "rxnmap.onnx", _ATOMS),
 )

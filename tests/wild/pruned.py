@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 ZERO, LEAST = 0.85, 64  # share of blocks; entries a side, below which a matrix stays as it is
-SIDES = (32, 16, 8)
+SIDES = (32, 16, 8, 4, 2)
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "MatMulInteger")
 _CARRIERS = ("Cast", "DequantizeLinear", "Identity", "Transpose")
 

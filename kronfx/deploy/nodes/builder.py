@@ -42,7 +42,7 @@ class Builder:
             return taken
         if taken is not None or any(value.name == name for value in self.graph.inputs):
             return self.constant(f"{name}/", array)
-        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C")))
+        value = ir.Value(name=name, const_value=ir.Tensor(np.asarray(array, order="C")))
         self.graph.register_initializer(value)
         return value
 
