@@ -16,12 +16,13 @@ import timm
 import torch
 import transformers
 from onnx import numpy_helper
-from onnxruntime.quantization import matmul_nbits_quantizer, quantize_dynamic
+from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Shape = tuple[int, ...]
 RUN = 32  # entries that share a scale in 4 bits
+_FACTORS = ("alpha", "beta")  # of a Gemm
 WIDE = {"num_hidden_layers": 4, "vocab_size": 1}
 
 
@@ -175,35 +176,30 @@ def four_bits(source: Path, path: Path) -> Path:
 
     It knows no Gemm, which becomes a MatMul and an Add beforehand.
     """
+    logging.root.addHandler(logging.NullHandler())  # or the import would print what all libraries log
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
     proto = onnx.load(source)
-    _spell_gemms_out(proto.graph)
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = [made for node in proto.graph.node for made in _without_gemm(node, weights)]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
     logging.disable(logging.WARNING)  # it tells of every product
-    quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(proto, block_size=RUN, is_symmetric=True, accuracy_level=4)
+    quantizer = MatMulNBitsQuantizer(proto, block_size=RUN, is_symmetric=True, accuracy_level=4)
     quantizer.process()
     logging.disable(logging.NOTSET)
     onnx.save(quantizer.model.model, path)
     return path
 
 
-def _spell_gemms_out(graph: onnx.GraphProto) -> None:
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        settings = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        x, W, *bias = node.input
-        if (
-            node.op_type != "Gemm"
-            or W not in weights
-            or settings.pop("transB", 0) != 1
-            or any(value != 1 for value in settings.values())
-        ):
-            nodes.append(node)
-            continue
-        turned = numpy_helper.from_array(numpy_helper.to_array(weights[W]).T.copy(), W)
-        weights[W].CopyFrom(turned)
-        product = f"{node.output[0]}/product" if bias else node.output[0]
-        nodes.append(onnx.helper.make_node("MatMul", [x, W], [product], f"{node.name}/MatMul"))
-        if bias:
-            nodes.append(onnx.helper.make_node("Add", [product, *bias], node.output, f"{node.name}/Add"))
-    del graph.node[:]
-    graph.node.extend(nodes)
+def _without_gemm(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+    """The node, or the MatMul and the Add that do the same; its weight is turned in place."""
+    settings = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type != "Gemm" or settings.get("transA", 0) or any(settings.get(name, 1) != 1 for name in _FACTORS):
+        return [node]
+    x, W, *bias = node.input
+    if settings.get("transB", 0):
+        weights[W].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[W]).T.copy(), W))
+    product = f"{node.output[0]}/product" if bias else node.output[0]
+    made = [onnx.helper.make_node("MatMul", [x, W], [product], f"{node.name}/MatMul")]
+    return [*made, onnx.helper.make_node("Add", [product, *bias], node.output, f"{node.name}/Add")] if bias else made
