@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from kronfx.deploy.choose.tuning import Chosen, Lowerings, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
-from kronfx.deploy.find.layers import Found, Known, Layer, found_layers, moved
+from kronfx.deploy.find.layers import Found, Held, Known, Layer, found_layers, moved
+from kronfx.deploy.find.packed import Packed
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.nodes.values import content, tensor_of
@@ -80,7 +81,7 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
 
 def _is_idle(found: Found, chosen: Chosen) -> bool:
     """Nothing is lowered or stored in another way: there is nothing to race."""
-    weights = (*found.layers, *found.held, *found.packed)
+    weights: tuple[Layer | Held | Packed, ...] = (*found.layers, *found.held, *found.packed)
     return chosen.contenders == (chosen.dense,) and all(weight.storage is None for weight in weights)
 
 

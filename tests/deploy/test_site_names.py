@@ -92,6 +92,21 @@ def test_a_quantized_file_is_named_after_its_biases(exported: Path, tmp_path: Pa
     assert [name for name in named if "mix" not in name] == [path for path in PATHS if "mix" not in path]
 
 
+def test_a_bias_that_many_share_names_nothing(tmp_path: Path) -> None:
+    nodes = [("MatMul", "x u", "a"), ("Add", "a fc.bias", "b"), ("MatMul", "b v", "c"), ("Add", "c fc.bias", "y")]
+    weights = {"u": planted(64, 64, (8, 8)), "v": planted(64, 64, (8, 8), seed=1), "fc.bias": planted(1, 64, (1, 1))[0]}
+    src = onnx_file(tmp_path / "m.onnx", nodes, {"x": ["r", 64]}, {"y": ["r", 64]}, weights)
+    assert [layer.site for layer in sparse(src)[1].layers] == ["u", "v"]
+
+
+def test_a_quantized_file_is_named_after_what_is_left_of_its_scopes(exported: Path, tmp_path: Path) -> None:
+    quantize_dynamic(exported, tmp_path / "int8.onnx")
+    named = [layer.site for layer in sparse(tmp_path / "int8.onnx")[1].layers]
+    assert [name for name in named if "val" not in name and "mix" not in name] == [
+        path for path in PATHS if "mix" not in path
+    ]
+
+
 def test_the_path_in_a_nodes_name(tmp_path: Path) -> None:
     nodes = [("MatMul", "x onnx::MatMul_1", "h"), ("MatMul", "h onnx::MatMul_2", "t"), ("MatMul", "t fc.weight", "y")]
     W = planted(64, 64, (8, 8))

@@ -93,15 +93,26 @@ def _told(node: ir.Node) -> Scope | None:
 
 
 def _of_bias(linear: Linear | Packed) -> Scope | None:
-    """The module whose bias is added to a product."""
-    biases, y = [linear.bias], linear.y
+    """The module whose bias is added to a product, by the metadata of that sum or by the bias's name, unless many read
+    it: exporters keep equal constants once."""
+    if linear.bias is not None:
+        return _owner(linear.bias)
+    y = linear.y
     for _ in range(len(_BETWEEN) + 1):
         readers = list(y.consumers())
         if len(readers) != 1 or y.is_graph_output():
-            break
-        biases += readers[0].inputs if readers[0].op_type == "Add" else ()
+            return None
         if readers[0].op_type not in _BETWEEN:
             break
         y = readers[0].outputs[0]
-    names = [value.name or "" for value in biases if value is not None and is_constant(value)]
-    return next((Scope.of_path(name.removesuffix(".bias")) for name in names if name.endswith(".bias")), None)
+    (reader,) = readers
+    constants = [value for value in reader.inputs if value is not None and is_constant(value)]
+    if reader.op_type != "Add" or not constants:
+        return None
+    return reader.meta.get(SCOPE) or _told(reader) or _owner(constants[0])
+
+
+def _owner(bias: ir.Value) -> Scope | None:
+    name = bias.name or ""
+    is_told = is_constant(bias) and name.endswith(".bias") and len(bias.uses()) == 1
+    return Scope.of_path(name.removesuffix(".bias")) if is_told else None
