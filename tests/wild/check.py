@@ -32,12 +32,15 @@ class Row:
     note: str = ""
 
 
-def check(wild: Wild, source: Path, pruned: bool, folder: Path, tune: bool = True) -> Row:
-    """The file as it is, or with zero blocks, held against what onnxruntime makes of it itself."""
+def check(wild: Wild, source: Path, pruned: bool, folder: Path, tune: bool = True) -> Row | None:
+    """The file as it is, or with zero blocks, held against what onnxruntime makes of it itself; None where no matrix of
+    it can have zero blocks."""
     removed, path = 0, source
     if pruned:
         path = folder / "pruned.onnx"
         removed = prune(source, path)
+        if not removed:
+            return None
     inputs, before = feeds(path, wild), path.stat().st_size
     wanted, ms_before = _answers(path, inputs)
     bare = Row(wild.name, pruned, before, before - removed, ms_before)

@@ -40,7 +40,7 @@ class Wild:
 def _romanizer(folder: str, small: bool = False) -> tuple[Wild, Wild]:
     package, source = "arabic-name-romanizer", {"src": (2, 9), "src_mask": (2, 9)}
     memory = {"prefix": (2, 5), "memory": (2, 9, 256), "src_mask": (2, 9), "hidden": (2, 2, 256)}
-    return Wild(package, f"{folder}encoder.onnx", source, small), Wild(package, f"{folder}decoder.onnx", memory)
+    return Wild(package, f"{folder}encoder.onnx", source), Wild(package, f"{folder}decoder.onnx", memory, small)
 
 
 def _silero(file: str, small: bool = False, **inputs: Shape | int) -> Wild:

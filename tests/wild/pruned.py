@@ -65,7 +65,9 @@ def _weights(graph: onnx.GraphProto) -> set[str]:
 
 def _prune(tensor: onnx.TensorProto, zero: np.ndarray, rng: np.random.Generator) -> int:
     """Set blocks of a matrix, of a stack of one or of a 1x1 convolution to zero, or leave it as it is."""
-    dims = [dim for dim in tensor.dims if dim != 1]
+    dims = list(tensor.dims)
+    while 1 in dims[:1] + dims[-1:]:
+        dims.pop(0 if dims[0] == 1 else -1)
     if len(dims) != 2 or min(dims) < LEAST or zero.size != 1:
         return 0
     block = [next((side for side in SIDES if dim % side == 0), 0) for dim in dims]

@@ -40,8 +40,10 @@ def _rows(wild: Wild, folder: Path) -> list[Row]:
     rows = []
     for pruned in (False, True):
         with tempfile.TemporaryDirectory(dir=folder) as own:
-            rows.append(check(wild, source, pruned, Path(own)))
-        print(_line(rows[-1]), flush=True)
+            row = check(wild, source, pruned, Path(own))
+        if row is not None:
+            rows.append(row)
+            print(_line(row), flush=True)
     return rows
 
 
