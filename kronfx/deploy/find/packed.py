@@ -63,8 +63,7 @@ class Packed:
     @cached_property
     def storage(self) -> tuple[Storage, Storage] | None:
         """How a file keeps blobs and scales; None where as they are."""
-        blobs, scales = self.kept
-        return (blobs, scales) if fewest_bytes(blobs, None) is not None else None
+        return self.kept if all(fewest_bytes(part, None) is not None for part in self.kept) else None
 
     @property
     def block(self) -> tuple[int, int]:
