@@ -38,13 +38,14 @@ def test_every_variant_is_measured_against_torch(tmp_path: Path, capsys: pytest.
     clock = Clock(threads=1, bursts=1, seconds=0)
     rows = measure(Case(LENET, (1, 1, 28, 28), 0.9, 4, ranks=(2,)), clock, tmp_path)
 
-    masked = ["dense", "dense int8", "sparse_initializer", "kronfx dense", "kronfx blocks", "kronfx auto"]
-    assert [row.variant for row in rows if row.rank is None] == [*masked, "kronfx auto + int8"]
+    masked = ["dense", "dense int8", "dense int4", "sparse_initializer"]
+    ours = ["kronfx dense", "kronfx blocks", "kronfx auto", "kronfx auto + int8", "kronfx auto + int4"]
+    assert [row.variant for row in rows if row.rank is None] == [*masked, *ours]
     assert [(row.variant, row.zero) for row in rows if row.rank == 2] == [("kronfx factors", 0), ("kronfx auto", 0)]
-    assert [row.refusal for row in rows] == [""] * 9
+    assert [row.refusal for row in rows] == [""] * 11
     for row in rows:
-        assert row.error < (0.1 if "int8" in row.variant else FLOAT32), row
-    dense, stored = rows[0], rows[3]
+        assert row.error < (0.1 if "int8" in row.variant else 0.5 if "int4" in row.variant else FLOAT32), row
+    dense, stored = rows[0], rows[4]
     assert dense.ratio == dense.load_ratio == dense.size_ratio == 1
     zero_entries = 16 * (0.9 * 30 * 100 + 0.9 * 21 * 30)
     assert stored.bytes / stored.size_ratio == pytest.approx(dense.bytes - 4 * zero_entries)

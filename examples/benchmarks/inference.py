@@ -26,7 +26,7 @@ import onnxruntime
 import torch
 from inference_clock import Clock, output
 from inference_files import Case, File, files
-from inference_models import BERT, GPT2, LENET, LINEARS, VIT, Workload
+from inference_models import BERT, BRIEF, GPT2, LENET, LINEARS, VIT, Workload
 from rich.console import Console
 from rich.progress import track
 
@@ -100,6 +100,7 @@ def cases(workload: Workload, zeros: Sequence[float], blocks: Sequence[int], ran
 QUICK = [
     *cases(BERT, (0.75, 0.9), (32,), (1, 4)),
     *cases(BERT, (0.9,), (64,)),
+    *cases(BRIEF, (0.9,), (32,)),
     *cases(LINEARS[-1], (0.9,), (32,)),
     *cases(VIT, (0.9,), (32,)),
     *cases(GPT2, (0.9,), (32,)),
@@ -127,7 +128,7 @@ def measure(case: Case, clock: Clock, folder: Path) -> list[Row]:
         wanted = {model: model(x).numpy() for model in {file.model for file in made}}
     errors = {file: largest_error(output(clock.open(file.path), x.numpy()), wanted[file.model]) for file in made}
     ms = dict(zip(made, clock.run([file.path for file in made], x.numpy())))
-    dense, int8 = made[:2]
+    dense, int8, int4 = made[:3]
     rows = []
     for file in everything:
         row = Row(case.workload.name, case.size, file.zero, case.block, file.rank, file.variant, refusal=file.refusal)
@@ -137,7 +138,7 @@ def measure(case: Case, clock: Clock, folder: Path) -> list[Row]:
                 row,
                 ms=ms[file],
                 ratio=ms[dense] / ms[file],
-                bar=least_ratio(case, file, ms[dense] / ms[int8]),
+                bar=least_ratio(case, file, ms[dense] / ms[int8], ms[dense] / ms[int4]),
                 bytes=size,
                 size_ratio=size / file.least_bytes,
                 load_ms=load_ms[file],
@@ -164,12 +165,13 @@ def keep(rows: Sequence[Row], path: Path | None) -> None:
         write(path, json.dumps([asdict(row) for row in rows], indent=1).encode(), kx.KronfxError)
 
 
-def least_ratio(case: Case, file: File, int8_ratio: float) -> float | None:
+def least_ratio(case: Case, file: File, int8_ratio: float, int4_ratio: float) -> float | None:
     """The highest of the bars that this file's ratio is held to."""
     name = case.workload.name
+    made_of = int8_ratio if "int8" in file.variant else int4_ratio if "int4" in file.variant else 1
     bars = [BARS.get((name, case.rows, file.zero, case.block, file.variant, file.rank))]
     if file.variant.startswith("kronfx auto"):
-        bars.append(AUTO_BAR * (int8_ratio if "int8" in file.variant else 1))  # against the file it was made of
+        bars.append(AUTO_BAR * made_of)  # against the file it was made of
     if (name, file.zero, file.variant) in INT8_BARS and file.rank is None:
         bars.append(INT8_BARS[name, file.zero, file.variant] * int8_ratio)
     return max((bar for bar in bars if bar is not None), default=None)

@@ -8,7 +8,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from inference_models import Shape, Workload, export_dense, maps, quantized, sparse_initializers, zero_blocks
+from inference_models import (
+    RUN,
+    Shape,
+    Workload,
+    export_dense,
+    four_bits,
+    maps,
+    quantized,
+    sparse_initializers,
+    zero_blocks,
+)
 from torch import nn
 
 import kronfx as kx
@@ -62,12 +72,13 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """A model with zero blocks, ``removed`` entries in all, its dense file and that one in 8 bits."""
+    """A model with zero blocks, ``removed`` entries in all, its dense file and that one in 8 and 4 bits."""
 
     model: nn.Module
     removed: int
     dense: Path
     int8: Path
+    int4: Path
 
 
 @lru_cache(maxsize=1)
@@ -77,16 +88,18 @@ def source(workload: Workload, zero: float, block: int, folder: Path) -> Source:
     model = workload.build().eval()
     removed = zero_blocks(model, block, zero)
     dense = export_dense(model, workload, folder / "dense.onnx")
-    return Source(model, removed, dense, quantized(dense, folder / "dense int8.onnx"))
+    int8, int4 = folder / "dense int8.onnx", folder / "dense int4.onnx"
+    return Source(model, removed, dense, quantized(dense, int8), four_bits(dense, int4))
 
 
 def files(case: Case, folder: Path) -> Iterator[File]:
     """Every variant's file, the dense one first."""
     start = source(case.workload, case.zero, case.block, folder)
-    dense, int8 = start.dense.stat().st_size, start.int8.stat().st_size
+    dense, int8, int4 = (path.stat().st_size for path in (start.dense, start.int8, start.int4))
     masked = partial(File, model=start.model, zero=case.zero)
     yield masked("dense", start.dense, dense)
     yield masked("dense int8", start.int8, int8)
+    yield masked("dense int4", start.int4, int4)
 
     def variant(name: str, least_bytes: int, make: Callable[[Path], object]) -> File:
         return _made(masked(name, folder / f"{name}.onnx", least_bytes), make)
@@ -95,11 +108,13 @@ def files(case: Case, folder: Path) -> Iterator[File]:
     # What is chosen by the clock is held against its source as a whole, which is part of verifying it.
     tuned = partial(kx.sparsify_onnx, rows=(case.rows,), example_inputs={"x": torch.randn(case.shape).numpy()})
     least, least8 = dense - 4 * start.removed, int8 - start.removed
+    least4 = int4 - (0 if case.block % RUN else round(start.removed * (1 / 2 + 4 / RUN)))  # entries, and scales
     yield variant("sparse_initializer", least, partial(sparse_initializers, start.dense))
     yield variant("kronfx dense", least, partial(lowered, lowering="dense"))
     yield variant("kronfx blocks", least, partial(lowered, lowering="blocks"))
     yield variant("kronfx auto", least, partial(tuned, start.dense))
     yield variant("kronfx auto + int8", least8, partial(tuned, start.int8))
+    yield variant("kronfx auto + int4", least4, partial(tuned, start.int4))
     for rank in case.ranks:
         yield from _factored(case, rank, start, folder)
 

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from kronfx.deploy.choose.rows import exported
 from kronfx.deploy.choose.tuning import BEST, Chosen, Contender, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
-from kronfx.deploy.find.known import KnownWeight
-from kronfx.deploy.find.layers import LinearMaps, linear_maps, moved
+from kronfx.deploy.find.known import KnownWeight, PlacedWeight
+from kronfx.deploy.find.layers import Layer, LinearMaps, linear_maps, moved
 from kronfx.deploy.find.left import left_weights
+from kronfx.deploy.find.packed import Packed
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
@@ -71,7 +72,7 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
     left = left_weights(source.model.graph, maps, source.block)
     chosen = choose(maps.layers, options, step)
     with staged(target, ExportError) as path:
-        if proof is None or proof.load is not None or not options.tune:
+        if proof is None or proof.load is not None or not options.tune or _is_idle(maps, chosen):
             step("writing")
             file = _write(source, maps, chosen.best, path, target)
             report = ExportReport(str(target), file.bytes, file.layers, notes=source.notes)
@@ -79,6 +80,13 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
             report = _raced(source, maps, chosen, path, target, ends(proof.cases), step)
         report = replace(report, timings=chosen.timings, left=left)
         return report if proof is None else _verified(report, path, proof, step)
+
+
+def _is_idle(maps: LinearMaps, chosen: Chosen) -> bool:
+    """Nothing is lowered or stored in another way: there is nothing to race."""
+    weights: tuple[Layer | PlacedWeight | Packed, ...] = (*maps.layers, *maps.unread, *maps.packed)
+    is_dense = all(contender.lowerings == chosen.dense.lowerings for contender in chosen.contenders.values())
+    return is_dense and all(weight.storage is None for weight in weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from onnxscript.optimizer import fold_constants
 from typing_extensions import Unpack
 
 from kronfx.deploy.find.known import KnownWeight
+from kronfx.deploy.find.names import remember
 from kronfx.deploy.find.spellings import find
-from kronfx.deploy.nodes.values import tensor_of
+from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
 from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
 from kronfx.deploy.prove.cases import Case, cases_of_graph
@@ -81,6 +82,7 @@ def read_source(src: str | os.PathLike[str]) -> Source:
         raise _unreadable(name, f"a graph with a circle in it ({error})") from None
     _require_finite(name, model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
+    remember(model.graph)
     LiftConstantsToInitializersPass()(model)
     weights = tuple(KnownWeight(site, own.shape, own.W, product=own) for site, own in products(model.graph))
     with silence():
@@ -133,9 +135,13 @@ def _require_finite(name: str, graph: ir.Graph) -> None:
             array = tensor_of(value).numpy() if value.const_value is not None else np.zeros(0)
         except (OSError, ValueError) as error:
             raise _unreadable(name, f"its external data cannot be read: {error}") from None
-        if value in weights and array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float64)).all():
+        if value in weights and array.dtype.kind not in "iub" and not _is_finite(array):
             remedy = "export a checkpoint from before the training diverged"
             raise ExportError(value.name or "", "NaN or infinite entries in a weight", "finite weights", remedy)
+
+
+def _is_finite(array: Array) -> bool:
+    return bool(np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32)).all())
 
 
 def _proof(src: Path, model: ir.Model, options: SparsifyOptions) -> Proof:

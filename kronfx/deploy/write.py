@@ -7,17 +7,20 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from kronfx.deploy.find.names import remember
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, to_record
 from kronfx.errors import ExportError
 from kronfx.files import unwritable
 
 INFERRED = "kronfx: inferred"  # marks values whose type the source did not tell
+PRODUCER, SOURCE_KEY = "kronfx", "kronfx.source"  # who writes a file; in its metadata: who wrote what it was made of
 PROTOBUF_LIMIT = 2**31 - 1  # bytes: one protobuf message, which an ONNX file is, cannot be larger
 
 
 def stripped(model: ir.Model) -> ir.Model:
     """The model without stack traces and other leftovers of the export: they are large and name this machine's
-    files."""
+    files. What it says about modules is remembered."""
+    remember(model.graph)
     model.metadata_props.clear()
     model.doc_string = None
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
@@ -61,9 +64,12 @@ def terse(model: ir.Model) -> ir.Model:
 
 
 def signed(model: ir.Model, layers: tuple[ExportedLayer, ...]) -> ir.Model:
-    """The model with kronfx's own record in its metadata."""
-    model.producer_name, model.producer_version = "kronfx", None
+    """The model with kronfx's own record in its metadata, and who wrote the source."""
+    source = " ".join(filter(None, (model.producer_name, model.producer_version)))
     model.metadata_props[RECORD_KEY] = to_record(layers)
+    if source and model.producer_name != PRODUCER:
+        model.metadata_props[SOURCE_KEY] = source
+    model.producer_name, model.producer_version = PRODUCER, None
     return model
 
 

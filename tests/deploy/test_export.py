@@ -125,7 +125,10 @@ def test_the_file_says_nothing_of_the_machine(tmp_path: Path) -> None:
     export(Entangled(), path, torch.randn(2, 48))
     model, content = onnx.load(path), path.read_bytes()
     assert model.producer_name == "kronfx"
-    assert [entry.key for entry in model.metadata_props] == ["kronfx"]
-    assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert set(told) == {"kronfx", "kronfx.source"}
+    assert told["kronfx.source"] == f"pytorch {torch.__version__}"
+    assert not any(node.doc_string for node in model.graph.node)
+    assert {entry.key for node in model.graph.node for entry in node.metadata_props} <= {"namespace"}
     for leak in (b".py", b"site-packages", str(tmp_path).encode(), str(Path.home()).encode(), b"stack_trace"):
         assert leak not in content

@@ -7,12 +7,14 @@ import onnx_ir as ir
 from kronfx.deploy.choose.tuning import Contender
 from kronfx.deploy.find.known import PlacedWeight
 from kronfx.deploy.find.layers import Layer, LinearMaps
+from kronfx.deploy.find.packed import Packed
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.nodes.values import content, tensor_of
 from kronfx.deploy.records.report import ExportedLayer
 from kronfx.records import Lowering
 
 _UNREAD = "no product that kronfx knows reads it, so that it is only stored"
+_PACKED = "it runs as its source does, in few bits"
 
 
 def exported(maps: LinearMaps, contender: Contender) -> tuple[ExportedLayer, ...]:
@@ -29,13 +31,17 @@ def exported(maps: LinearMaps, contender: Contender) -> tuple[ExportedLayer, ...
         rows.setdefault(name, _layer_row(layer, name, lowering, size, why))
     for weight in maps.unread:
         rows.setdefault(weight.origin.site, _unread_row(weight))
+    for packed in maps.packed:
+        rows.setdefault(packed.site, _packed_row(packed))
     return tuple(rows.values())
 
 
 def _entry(layer: Layer, lowering: Lowering) -> object:
     """What layers that share what is stored have in common: a weight that runs dense and its transpose are one."""
+    if lowering != "dense":
+        return layer.name, lowering
     W = layer.linear.W
-    return frozenset((content(W), content(W.T))) if lowering == "dense" else (layer.name, lowering)
+    return layer.linear.weight if layer.storage is None else frozenset((content(W), content(W.T)))
 
 
 def _layer_row(layer: Layer, name: str, lowering: Lowering, size: int, why: str) -> ExportedLayer:
@@ -69,4 +75,20 @@ def _unread_row(weight: PlacedWeight) -> ExportedLayer:
         dense_bytes=dense,
         bytes=weight.storage.bytes if weight.storage is not None else dense,
         why=_UNREAD,
+    )
+
+
+def _packed_row(packed: Packed) -> ExportedLayer:
+    (m, n), blobs = packed.dims, packed.survivors[0]
+    return ExportedLayer(
+        site=packed.site,
+        m=m,
+        n=n,
+        block=packed.block,
+        lowering="dense",
+        zero_blocks=blobs.zero_blocks,
+        blocks=blobs.shape.blocks,
+        dense_bytes=packed.dense_bytes,
+        bytes=packed.bytes,
+        why=_PACKED,
     )

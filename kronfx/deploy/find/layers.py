@@ -12,6 +12,8 @@ import onnx_ir as ir
 from kronfx.deploy.find.grid import grid_of
 from kronfx.deploy.find.known import KnownWeight, PlacedWeight, placed
 from kronfx.deploy.find.linear import Linear
+from kronfx.deploy.find.names import named
+from kronfx.deploy.find.packed import Packed, find_packed
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.storage import Storage, Survivors, fewest_bytes, survivors
 from kronfx.records import KroneckerShape
@@ -22,7 +24,7 @@ class Layer:
     """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight.
 
     ``origin`` is what was known of that weight, if anything was; ``asked`` is the block that was asked for, which need
-    not fit.
+    not fit. ``folder`` is where viewers show its nodes.
     """
 
     linear: Linear
@@ -30,6 +32,7 @@ class Layer:
     shape: KroneckerShape
     origin: KnownWeight | None = None
     asked: tuple[int, int] | None = None
+    folder: str = ""
 
     @cached_property
     def survivors(self) -> Survivors:
@@ -42,6 +45,12 @@ class Layer:
         if not self.linear.is_symmetric:
             return None
         return fewest_bytes(self.survivors, self.origin.product if self.origin is not None else None)
+
+    def of(self, linear: Linear) -> Layer:
+        """The same layer in a clone of the graph, with what was worked out of its values."""
+        moved = replace(self, linear=linear)
+        moved.__dict__.update({name: self.__dict__[name] for name in ("survivors", "storage") if name in self.__dict__})
+        return moved
 
     @property
     def itemsize(self) -> int:
@@ -66,16 +75,18 @@ class LinearMaps:
 
     layers: tuple[Layer, ...]
     unread: tuple[PlacedWeight, ...] = ()
+    packed: tuple[Packed, ...] = ()
 
 
 def linear_maps(
     graph: ir.Graph, weights: Sequence[KnownWeight] = (), block: tuple[int, int] | None = None
 ) -> LinearMaps:
     """Every linear map, with its grid: the one that is known, ``block`` where it fits, else the detected one."""
-    places, linears = placed(graph, weights), find(graph)
+    places, linears, packed = placed(graph, weights), find(graph), find_packed(graph)
     directions: dict[ir.Value, list[bool]] = {}
     for linear in linears:
         directions.setdefault(linear.weight, []).append(linear.transposed)
+    scopes = named((*linears, *packed), {value: place.origin.site for value, place in places.items()})
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
     for linear in linears:
@@ -84,20 +95,25 @@ def linear_maps(
         origin = None if place is None else place.origin if is_upright else place.origin.T
         if key not in shapes:
             shapes[key] = origin.shape if origin else grid_of(linear.W, block)
-        name = origin.site if origin else linear.site or "weight"
+        scope = scopes[linear.weight]
+        name = scope.path
         ways = directions[linear.weight]
         if len(set(ways)) > 1 and not (is_upright if origin else linear.transposed == ways[0]):
             name = f"{name}/transposed"
-        layers.append(Layer(linear, name, shapes[key], origin, None if origin else block))
+        layers.append(Layer(linear, name, shapes[key], origin, None if origin else block, scope.folder))
     read = {layer.linear.weight for layer in layers}
-    return LinearMaps(tuple(layers), tuple(place for value, place in places.items() if value not in read))
+    return LinearMaps(
+        tuple(layers),
+        tuple(place for value, place in places.items() if value not in read),
+        tuple(replace(product, site=scopes[product.weight].path) for product in packed),
+    )
 
 
 def moved(maps: LinearMaps, graph: ir.Graph) -> LinearMaps:
     """The same of a clone of the graph: nothing is looked for again, which takes a second for 100 MB of weights."""
     pairs = zip(maps.layers, find(graph), strict=True)
-    layers = tuple(replace(layer, linear=linear) for layer, linear in pairs)
-    return LinearMaps(layers, tuple(weight.moved(graph) for weight in maps.unread))
+    layers = tuple(layer.of(linear) for layer, linear in pairs)
+    return replace(maps, layers=layers, unread=tuple(weight.moved(graph) for weight in maps.unread))
 
 
 def _is_upright(place: PlacedWeight, linear: Linear) -> bool:

@@ -24,6 +24,7 @@ def left_weights(graph: ir.Graph, maps: LinearMaps, block: tuple[int, int] | Non
     """Every constant of the graph and its bodies with at least 64 entries a side and a tenth of its blocks zero that is
     no weight of ``maps``; on the grid of ``block`` where that divides it, else the detected one."""
     taken = {layer.linear.weight for layer in maps.layers} | {weight.value for weight in maps.unread}
+    taken |= {part for packed in maps.packed for part in (packed.weight, packed.scales)}
     constants = [value for part in (graph, *graph.subgraphs()) for value in part.initializers.values()]
     weights = (_left(graph, value, block) for value in constants if value not in taken)
     return tuple(weight for weight in weights if weight is not None)

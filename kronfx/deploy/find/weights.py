@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -37,9 +38,13 @@ class Weights:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.matrices = [value for value in graph.initializers.values() if _is_matrix(value)]
-        self._by_value: dict[Content, list[ir.Value]] = {}
+
+    @cached_property
+    def _by_value(self) -> dict[Content, list[ir.Value]]:
+        by_value: dict[Content, list[ir.Value]] = {}  # takes a second for 500 MB, so only once somebody asks
         for value in self.matrices:
-            self._by_value.setdefault(content(tensor_of(value).numpy()), []).append(value)
+            by_value.setdefault(content(tensor_of(value).numpy()), []).append(value)
+        return by_value
 
     def equal(self, W: Array) -> list[Constant]:
         """Every constant that holds ``W [m, n]`` or its transpose, bit by bit."""

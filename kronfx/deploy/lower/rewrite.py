@@ -10,6 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from kronfx.deploy.find.layers import Layer, LinearMaps
 from kronfx.deploy.find.linear import Linear
+from kronfx.deploy.find.names import Labels
 from kronfx.deploy.find.weights import Weights
 from kronfx.deploy.lower.layouts import Feature, Layouts
 from kronfx.deploy.lower.lowerings import LOWERINGS, Emit
@@ -32,7 +33,7 @@ def rewrite(model: ir.Model, maps: LinearMaps, chosen: Mapping[ir.Node, Lowering
 
 def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering]) -> None:
     build = Builder(graph)
-    layouts = Layouts(build)
+    layouts, labels = Layouts(build), Labels(graph)
     replaced: list[ir.Node] = []
     emits = {node: emit for node in layers if (emit := LOWERINGS[chosen[node]].emit) is not None}
     groups = _groups({node: layers[node] for node in emits}, chosen)
@@ -41,7 +42,9 @@ def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.
         if node in layouts.skipped or node in emits:
             replaced.append(node)
             if node in groups:
+                start = len(build.made)
                 _emit(layouts, groups[node], emits[node])
+                labels.put(build.made[start:], groups[node][0].name, [layer.folder for layer in groups[node]])
         elif any(layouts.is_lazy(value) for value in _read(node)):
             rule = RULES.get(node.op_type) if node.domain == "" else None
             if rule is not None and any(map(layouts.is_lazy, node.inputs)) and rule(layouts, node):
@@ -151,6 +154,11 @@ def _store(graph: ir.Graph, maps: LinearMaps) -> None:
         other = [match for match in other if _is_stored(graph, match)]
         done.update(same, other)
         store(graph, name, storage, *((other, same) if transposed else (same, other)))
+    for packed in maps.packed:
+        if packed.storage is not None:
+            blobs, scales = packed.storage
+            store(graph, packed.site, blobs, [graph.initializers[packed.weight.name or ""]], [])
+            store(graph, f"{packed.site}/scales", scales, [graph.initializers[packed.scales.name or ""]], [])
 
 
 def _constants(maps: LinearMaps) -> Iterator[tuple[str, ir.Value, bool, Storage]]:

@@ -12,11 +12,15 @@ from kronfx.records import KroneckerShape
 
 
 class Builder:
-    """Puts nodes in front of an ``anchor`` (at the end without one); constants of one name exist once."""
+    """Puts nodes in front of an ``anchor`` (at the end without one); constants of one name exist once.
+
+    ``made`` are the nodes so far.
+    """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.anchor: ir.Node | None = None
+        self.made: list[ir.Node] = []
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """The output of a new node."""
@@ -24,6 +28,7 @@ class Builder:
 
     def node(self, node: ir.Node) -> ir.Node:
         """The node itself, put in place."""
+        self.made.append(node)
         if self.anchor is None:
             self.graph.append(node)
         else:
@@ -37,7 +42,7 @@ class Builder:
             return taken
         if taken is not None or any(value.name == name for value in self.graph.inputs):
             return self.constant(f"{name}/", array)
-        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array, order="C")))
+        value = ir.Value(name=name, const_value=ir.Tensor(np.asarray(array, order="C")))
         self.graph.register_initializer(value)
         return value
 

@@ -79,9 +79,7 @@ def store(
         W_T = build.op("Transpose", W, perm=[1, 0])
         for value in transposed:
             _replace(graph, value, _as_stored(build, W_T, value, (n, m)))
-    for node in list(graph):
-        if node is build.anchor:
-            break
+    for node in build.made:
         node.name = ""  # nothing will ever time or debug them: they are gone once the file is loaded
 
 

@@ -120,5 +120,6 @@ def survivors(W: Array, shape: KroneckerShape) -> Survivors:
     mask = (grid != 0).any(axis=(2, 3))
     positions = np.flatnonzero(mask)
     gaps = np.diff(positions, prepend=0)
+    blocks = grid.reshape(-1, *shape.block) if mask.all() else grid[mask]
     kind = smallest(int(gaps.max(initial=0)))
-    return Survivors(shape, mask, np.ascontiguousarray(grid[mask]), gaps.astype(kind)[:, None], dims)
+    return Survivors(shape, mask, blocks, gaps.astype(kind)[:, None], dims)

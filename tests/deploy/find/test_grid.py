@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_files import planted
 
-from kronfx.deploy.find.grid import PRICE, grid_of
+from kronfx.deploy.find.grid import LARGEST, PRICE, grid_of
 from kronfx.deploy.options import SparsifyOptions
 from kronfx.errors import ExportError
 from kronfx.records import KroneckerShape
@@ -97,3 +98,43 @@ def test_blocks_that_can_be(block: Any) -> None:
 def test_blocks_that_cannot_be(block: Any) -> None:
     with pytest.raises(ExportError, match="two positive integers"):
         SparsifyOptions(block=block)
+
+
+def cheapest(W: np.ndarray) -> tuple[int, int]:
+    """The least price of all grids, counted block by block, against that of one block; the coarsest of equals."""
+    m, n = W.shape
+    sides = [[side for side in range(1, min(size, LARGEST) + 1) if size % side == 0] for size in (m, n)]
+    prices = {(m2, n2): price(W, (m2, n2)) for m2 in sides[0] for n2 in sides[1]}
+    best = min(prices, key=lambda block: (prices[block], -block[0] * block[1], -block[0]))
+    return best if prices[best] < m * n + PRICE else (m, n)
+
+
+@given(st.data())
+def test_the_search_leaves_nothing_out(data: st.DataObject) -> None:
+    m, n = data.draw(st.integers(1, 60)), data.draw(st.sampled_from([1, 2, 7, 12, 32, 36, 48, 60, 64]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    W = rng.standard_normal((m, n))
+    for _ in range(data.draw(st.integers(0, 2))):  # grids within grids
+        block = data.draw(st.sampled_from([(a, b) for a in range(1, m + 1) for b in (1, 2, n) if not (m % a or n % b)]))
+        mask = rng.random((m // block[0], n // block[1])) < data.draw(st.sampled_from([0.05, 0.3, 0.9]))
+        W *= np.kron(mask, np.ones(block))
+    W[rng.random(W.shape) < data.draw(st.sampled_from([0, 0, 0.001, 0.02, 0.5]))] = 0
+    W = data.draw(st.sampled_from([W, np.asfortranarray(W), np.ascontiguousarray(W.T).T, np.repeat(W, 2, 0)[::2]]))
+    assert grid_of(W).block == cheapest(W)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_one_zero_among_millions_is_found_to_be_none_at_once(dtype: Any) -> None:
+    W = np.ones((4096, 4096), dtype)
+    W[5, 7] = 0
+    started = time.perf_counter()
+    assert grid_of(W) == grid_of(W.T) == KroneckerShape(1, 1, 4096, 4096)
+    assert time.perf_counter() - started < 2  # 0.05 s; a search of all 64 grids took 8
+
+
+@pytest.mark.parametrize("block", [(32, 32), (4, 4), (1, 64), (64, 1)])
+def test_a_large_weight_is_searched_quickly(block: tuple[int, int]) -> None:
+    W = planted(2048, 2048, block, 0.9)
+    started = time.perf_counter()
+    assert grid_of(W).block == grid_of(W.T).block[::-1] == block
+    assert time.perf_counter() - started < 2

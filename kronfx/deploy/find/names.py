@@ -1,0 +1,119 @@
+"""What a person calls a layer: the path of the module that it comes from, where the file tells it.
+
+torch's exporter notes the modules that a node comes from in its metadata; its older one, and other exporters, put them
+into the node's name (``/encoder/layer.0/query/MatMul``). What is left of that behind a quantizer is the name of a
+bias. A weight whose own name starts with the path keeps that name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import onnx_ir as ir
+
+from kronfx.deploy.find.linear import Linear
+from kronfx.deploy.find.packed import Packed
+from kronfx.deploy.nodes.unique import Unique
+from kronfx.deploy.nodes.values import is_constant
+
+SCOPE = "kronfx: scope"  # in the meta of a node: its scope, once its metadata is gone
+NAMESPACE = "namespace"  # of a node's metadata: the folder, slash separated, that viewers show the node in
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_LONGEST = 200  # characters: what is longer is no name that a person knows
+_BETWEEN = ("Cast", "Mul", "Reshape")  # what a quantizer and an exporter put between a product and its bias
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The module's ``path``, as in ``encoder.layer.0``, and the ``folder`` that viewers show its nodes in."""
+
+    path: str
+    folder: str
+
+    @classmethod
+    def of_path(cls, path: str) -> Scope:
+        """Where the path is all that is known."""
+        return cls(path, path.replace(".", "/"))
+
+
+def remember(graph: ir.Graph) -> None:
+    """Read the scopes off a graph that is about to lose its metadata."""
+    for node in graph:
+        scope = _told(node)
+        if scope is not None:
+            node.meta[SCOPE] = scope
+
+
+def named(linears: Iterable[Linear | Packed], sites: Mapping[ir.Value, str]) -> dict[ir.Value, Scope]:
+    """What every weight is called, as the path of a scope: its site, where there is one, else its module's path or its
+    own name. No two are called the same."""
+    free = Unique(sites.values())
+    scopes: dict[ir.Value, Scope] = {}
+    for linear in linears:
+        if linear.weight in scopes:
+            continue
+        if linear.weight in sites:
+            scopes[linear.weight] = Scope.of_path(sites[linear.weight])
+            continue
+        own = linear.site or "weight"
+        scope = linear.node.meta.get(SCOPE) or _told(linear.node) or _of_bias(linear) or Scope.of_path(own)
+        path = own if re.match(rf"{re.escape(scope.path)}[./]", own) else scope.path
+        scopes[linear.weight] = Scope(free(path), scope.folder)
+    return scopes
+
+
+class Labels:
+    """Names for nodes that take the place of layers, none of them twice in a graph."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._free = Unique(node.name for node in graph)
+
+    def put(self, nodes: Iterable[ir.Node], name: str, folders: Sequence[str]) -> None:
+        """Name the nodes after a layer, but for views, which take no time, and put them into the innermost folder that
+        all ``folders`` lie in. A LeNet's file of 41 KB grows by 1.8%; views with names made that 2.4%."""
+        levels = zip(*(folder.split("/") for folder in folders))
+        shared = "/".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+        for node in nodes:
+            node.name = self._free(f"{name}/{node.op_type}") if node.op_type != "Reshape" else ""
+            if shared:
+                node.metadata_props[NAMESPACE] = shared
+
+
+def _told(node: ir.Node) -> Scope | None:
+    """The module that a node comes from, by its metadata or by its name."""
+    told = re.findall(r"'([^']*)'|\"([^\"]*)\"", node.metadata_props.get(_SCOPES, ""))
+    path = "".join(told[-2]) if len(told) > 1 else ""  # the last one is the node itself
+    folder = node.metadata_props.get(NAMESPACE, "").rpartition("/")[0]
+    if not told:
+        folder = (node.name or "").strip("/").rpartition("/")[0]
+        path = folder.replace("/", ".")
+    return Scope(path, folder or path.replace(".", "/")) if 0 < len(path) < _LONGEST else None
+
+
+def _of_bias(linear: Linear | Packed) -> Scope | None:
+    """The module whose bias is added to a product, by the metadata of that sum or by the bias's name, unless many read
+    it: exporters keep equal constants once."""
+    if linear.bias is not None:
+        return _owner(linear.bias)
+    y = linear.y
+    for _ in range(len(_BETWEEN) + 1):
+        readers = list(y.consumers())
+        if len(readers) != 1 or y.is_graph_output():
+            return None
+        if readers[0].op_type not in _BETWEEN:
+            break
+        y = readers[0].outputs[0]
+    (reader,) = readers
+    constants = [value for value in reader.inputs if value is not None and is_constant(value)]
+    if reader.op_type != "Add" or not constants:
+        return None
+    return reader.meta.get(SCOPE) or _told(reader) or _owner(constants[0])
+
+
+def _owner(bias: ir.Value) -> Scope | None:
+    name = bias.name or ""
+    is_told = is_constant(bias) and name.endswith(".bias") and len(bias.uses()) == 1
+    return Scope.of_path(name.removesuffix(".bias")) if is_told else None

@@ -1,0 +1,1 @@
+"""ONNX files of strangers, out of packages that anybody can download, and one table of what kronfx does to them."""
