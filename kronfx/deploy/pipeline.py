@@ -15,48 +15,57 @@ from kronfx.deploy.find.layers import Found, Known, found_layers, moved
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.nodes.values import content, tensor_of
+from kronfx.deploy.opening import Original
 from kronfx.deploy.options import Tuning
 from kronfx.deploy.prove.cases import Case
 from kronfx.deploy.prove.verify import Answer, answers, check, reference_answers, timed_session, verify
 from kronfx.deploy.records.report import ExportedLayer, ExportReport
 from kronfx.deploy.write import save, signed, terse, untyped
-from kronfx.errors import ExportError
+from kronfx.errors import ExportError, VerificationError
 from kronfx.files import staged
 from kronfx.records import Lowering
 
 Step = Callable[[str], None]
+_UNCHANGED = "nothing here makes it smaller or faster: the new file is the source's own bytes"
 _SLOW = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A dense graph and what is known of its weights; ``notes`` end up in the report."""
+    """A dense graph and what is known of its weights; ``notes`` end up in the report.
+
+    ``original`` is the file that it was read from, if it was, and ``changes`` are notes on what was done to that.
+    """
 
     model: ir.Model
     known: tuple[Known, ...] = ()
     block: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    original: Original | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What the file is held against: a ``reference``, the ``cases`` and the ``tolerance``.
 
-    ``load`` makes answers of a file, where that is not onnxruntime.
+    ``remedy`` is what can be done where the two differ. ``load`` makes answers of a file, where that is not
+    onnxruntime.
     """
 
     reference: Answer
     cases: Sequence[Case]
     tolerance: float
+    remedy: str
     load: Callable[[Path], Answer] | None = None
     runtime: str = "onnxruntime"
 
 
-def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: bool) -> Proof:
+def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: bool, remedy: str) -> Proof:
     """Held against ``reference`` in onnxruntime; in ONNX's own for bfloat16, of which that has no kernels on CPUs."""
     if brain:
-        return Proof(reference, cases, tolerance, reference_answers, "ONNX's reference evaluator")
-    return Proof(reference, cases, tolerance)
+        return Proof(reference, cases, tolerance, remedy, reference_answers, "ONNX's reference evaluator")
+    return Proof(reference, cases, tolerance, remedy)
 
 
 def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, step: Step) -> ExportReport:
@@ -69,13 +78,43 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
     found = found_layers(source.model.graph, source.known, source.block)
     chosen = choose(found.layers, tuning, step)
     with staged(target, ExportError) as path:
-        if proof is None or proof.load is not None or not tuning.tune:
+        if proof is None or proof.load is not None or not tuning.tune or _is_idle(source, found, chosen):
             step("writing")
             file = _write(source, found, chosen.lowerings, path, target)
             report = ExportReport(str(target), file.bytes, file.layers, timings=chosen.timings, notes=source.notes)
+            is_faster = any(layer.lowering != "dense" for layer in file.layers)  # so it was chosen, or asked for
         else:
-            report = _raced(source, found, chosen, path, target, ends(proof.cases), step)
-        return report if proof is None else _verified(report, path, proof, step)
+            report, is_faster = _raced(source, found, chosen, path, target, ends(proof.cases), step)
+        report = _worth_it(report, is_faster, source, path)
+        return report if proof is None else _verified(report, path, source.original, proof, step)
+
+
+def _is_idle(source: Source, found: Found, chosen: Chosen) -> bool:
+    """True where there is nothing to store in fewer bytes and nothing to lower: nothing to time either."""
+    lowered = any(lowering != "dense" for contender in chosen.contenders for lowering in contender)
+    stored = [layer.storage for layer in found.layers] + [held.storage for held in found.held]
+    return source.original is not None and not lowered and not any(stored)
+
+
+def _worth_it(report: ExportReport, is_faster: bool, source: Source, path: Path) -> ExportReport:
+    """The file at ``path`` if it is smaller or faster than the one that it was made of; that very one if it is not."""
+    original = source.original
+    if original is None:
+        return report
+    if is_faster or report.bytes < original.bytes:
+        return replace(report, dense_bytes=original.bytes, notes=(*source.changes, *report.notes))
+    for file in path.parent.iterdir():
+        file.unlink()
+    size = original.copy(path)
+    return replace(
+        report,
+        bytes=size,
+        layers=tuple(replace(layer, lowering="dense", bytes=layer.dense_bytes) for layer in report.layers),
+        load_seconds=report.dense_load_seconds,
+        dense_bytes=original.bytes,
+        latency=tuple(replace(run, seconds=run.dense) for run in report.latency),
+        notes=(*report.notes, _UNCHANGED),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +135,27 @@ def _write(source: Source, found: Found, lowerings: Lowerings, path: Path, targe
 
 def _raced(
     source: Source, found: Found, chosen: Chosen, path: Path, target: Path, cases: Sequence[Case], step: Step
-) -> ExportReport:
-    """The fastest file, at ``path``, and what it takes beside the dense one."""
+) -> tuple[ExportReport, bool]:
+    """The fastest file, at ``path``, with what it takes beside the dense one, and whether it beats that.
+
+    The dense one is the source as it is on disk, if there is one.
+    """
     contenders = chosen.contenders
     step("writing")
     with TemporaryDirectory(dir=path.parent) as folder:
         paths = [Path(folder) / str(i) / path.name for i in range(len(contenders) + 1)]
         for own in paths:
             own.parent.mkdir()
-        dense_bytes = save(untyped(source.model.clone()), paths[0], target)
+        if source.original is not None:
+            paths[0], dense_bytes = source.original.path, source.original.bytes
+        else:
+            dense_bytes = save(untyped(source.model.clone()), paths[0], target)
         pairs = zip(contenders, paths[1:], strict=True)
         files = [_write(source, found, contender, own, target) for contender, own in pairs]
         step("timing it against the dense file")
         dense, *laps = race(paths, cases)
-        best = winner(dense, laps) if chosen.boldest is not None else 0
+        fastest = winner(dense, laps)
+        best = fastest if chosen.boldest is not None else 0
         if best is None and chosen.dense in contenders:
             best = contenders.index(chosen.dense)
         if best is not None:
@@ -119,7 +165,7 @@ def _raced(
     if best is None:
         file, notes = _write(source, found, chosen.dense, path, target), (*source.notes, _SLOW)
         (lap,) = race((path,), cases)
-    return ExportReport(
+    report = ExportReport(
         str(target),
         file.bytes,
         file.layers,
@@ -130,6 +176,7 @@ def _raced(
         timings=chosen.timings,
         notes=notes,
     )
+    return report, fastest is not None
 
 
 def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLayer, ...]:
@@ -160,17 +207,27 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
     return tuple(rows.values())
 
 
-def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> ExportReport:
+def _verified(report: ExportReport, path: Path, original: Original | None, proof: Proof, step: Step) -> ExportReport:
     """With what the proof found: the file is valid, and answers what the reference answers."""
-    check(path)
+    notes = report.notes
+    try:
+        check(path)
+    except VerificationError:
+        flaw = original.fault() if original is not None else None
+        if flaw is None:
+            raise
+        notes = (
+            *notes,
+            f"the source itself is no valid ONNX ({flaw}), so neither is the new file; onnxruntime runs both",
+        )
     step("verifying")
     load = report.load_seconds
     if proof.load is not None:
         answer = proof.load(path)
     else:
         session, seconds = timed_session(path)
-        answer, load = answers(session), load or seconds
-    found = verify(answer, proof.reference, proof.cases, proof.tolerance)
+        answer, load = answers(session, proof.remedy), load or seconds
+    found = verify(answer, proof.reference, proof.cases, proof.tolerance, proof.remedy)
     return replace(
         report,
         load_seconds=load,
@@ -178,4 +235,5 @@ def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> Exp
         max_error=found.max_error,
         tolerance=found.tolerance,
         runtime=proof.runtime,
+        notes=notes,
     )

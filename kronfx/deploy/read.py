@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
+from kronfx.deploy.opening.protos import parsed, tensors
+from kronfx.deploy.opening.values import is_external, nbytes
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, OnnxSummary, from_record
 from kronfx.errors import InspectError
 
@@ -18,7 +18,8 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
     """The linear layers of an ONNX file: those in kronfx's record, or, where there is none, every constant
     matrix of a MatMul or Gemm, as a plain dense layer. Raises InspectError where the file is no ONNX file.
     """
-    model, size = _load(path)
+    file, model = parsed(path, InspectError)
+    size = file.stat().st_size + sum(nbytes(tensor) for tensor in tensors(model) if is_external(tensor))
     record = next((entry.value for entry in model.metadata_props if entry.key == RECORD_KEY), None)
     try:
         recorded = from_record(record) if record is not None else ()
@@ -27,19 +28,6 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
         needed = "the record that kronfx.export_onnx wrote"
         raise InspectError(os.fspath(path), found, needed, "export anew, or update kronfx") from None
     return OnnxSummary(os.fspath(path), size, model.producer_name, recorded or tuple(_plain_layers(model.graph)))
-
-
-def _load(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
-    needed, remedy = "an ONNX file", "give the path of a file that an exporter wrote"
-    try:
-        model = onnx.load(os.fspath(path), load_external_data=False)
-    except OSError as error:
-        raise InspectError(os.fspath(path), f"cannot be read: {error.strerror}", needed, remedy) from None
-    except DecodeError:
-        raise InspectError(os.fspath(path), "not in the ONNX format", needed, remedy) from None
-    if not model.ir_version or not model.graph.node:  # protobuf reads some files of other kinds as an empty model
-        raise InspectError(os.fspath(path), "no ONNX graph in it", needed, remedy)
-    return model, Path(path).stat().st_size
 
 
 def _plain_layers(graph: onnx.GraphProto) -> Iterator[ExportedLayer]:

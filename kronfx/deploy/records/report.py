@@ -51,9 +51,10 @@ def _times(run: Latency) -> str:
 class ExportReport:
     """What :func:`kronfx.deploy.export` wrote.
 
-    ``bytes`` is the size of the file, its external data included, ``dense_bytes`` that of the same model with every
-    weight stored and run dense. ``max_error`` is the largest ``max|y - y_ref| / max(1, max|y_ref|)`` over all outputs
-    and verified ``batch_sizes``, ``tolerance`` what it was held to; None where verification was declined.
+    ``bytes`` is the size of the file, its external data included, ``dense_bytes`` that of what it is held against: the
+    source as it is on disk, its external data included, or, of an export, the same model with every weight dense.
+    ``max_error`` is the largest ``max|y - y_ref| / max(1, max|y_ref|)`` over all outputs and verified ``batch_sizes``,
+    ``tolerance`` what it was held to; None where verification was declined.
     ``load_seconds``, ``dense_load_seconds`` and ``latency`` are onnxruntime's, dense and as written; ``runtime`` says
     what verified. ``timings`` holds what was timed to choose the lowerings, and can be handed to the next export.
     ``notes`` are sentences on what was left alone.
