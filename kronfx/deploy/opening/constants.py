@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -42,18 +43,16 @@ def fold(path: Path, model: ir.Model) -> None:
         fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_folding(model))
         _forget_placeholders(model.graph)
         untold = [value for node in model.graph for value in node.outputs if value.shape is None]
-        ShapeInferencePass()(model)
+        with suppress(ir.serde.SerdeError):  # it infers a map, of which onnx_ir has no type
+            ShapeInferencePass()(model)
     for value in untold:
         value.meta[INFERRED] = True
 
 
 def _folding(model: ir.Model) -> Callable[[ir.Node], bool | None]:
     """What is folded. Sizes are but numbers in a file: what they make stays within a multiple of its constants."""
-    graphs = list(model.graphs())
-    held = sum(
-        value.const_value.nbytes for graph in graphs for value in graph.initializers.values() if value.const_value
-    )
-    room = _ROOM + _LARGER * held
+    constants = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    room = _ROOM + _LARGER * sum(tensor.nbytes for tensor in constants if tensor is not None)
 
     def is_folded(node: ir.Node) -> bool | None:
         nonlocal room

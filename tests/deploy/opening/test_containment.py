@@ -108,8 +108,9 @@ def assert_refused(home: Path, src: str | Path, verify: bool) -> None:
 
 
 LOCATIONS = [
-    "../secret", "./../secret", "below/../../secret", "a link", "a relative link", "a linked folder/secret", "..\\secret",
-    "below\\..\\..\\secret", "C:secret", "\\secret", "//secret", "", ".", "..", "below", "circle", "a\0b", "*/_ORT_MEM_ADDR_/*",
+    "../secret", "./../secret", "below/../../secret", "a link", "a relative link", "a linked folder/secret",
+    "..\\secret", "below\\..\\..\\secret", "C:secret", "\\secret", "//secret", "", ".", "..", "below", "circle", "a\0b",
+    "*/_ORT_MEM_ADDR_/*",
 ]  # fmt: skip
 
 
@@ -150,7 +151,11 @@ def test_from_the_root_and_from_a_folder_that_is_a_link(home: Path, monkeypatch:
     (home / "elsewhere").mkdir()
     (home / "elsewhere" / "linked").symlink_to(home / "in")
     (home / "elsewhere" / "secret").write_bytes(SECRET.tobytes())
-    for folder, src in ((home, "in/m.onnx"), (home / "elsewhere", "linked/m.onnx"), (home / "elsewhere" / "linked", "m.onnx")):
+    for folder, src in (
+        (home, "in/m.onnx"),
+        (home / "elsewhere", "linked/m.onnx"),
+        (home / "elsewhere" / "linked", "m.onnx"),
+    ):
         monkeypatch.chdir(folder)
         assert_refused(home, src, False)
 

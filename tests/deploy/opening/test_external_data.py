@@ -91,7 +91,8 @@ def test_the_default_of_torchs_exporter(tmp_path: Path) -> None:
         model[0].weight.copy_(torch.from_numpy(W))
         model[2].weight.copy_(torch.from_numpy(V))
         wanted = model(torch.from_numpy(X))
-    torch.onnx.export(model, (torch.randn(2, 128),), tmp_path / "m.onnx", dynamic_shapes=({0: "b"},), verbose=False)
+    axes, names = ({0: "b"},), ["x"]
+    torch.onnx.export(model, (torch.randn(2, 128),), tmp_path / "m.onnx", dynamic_shapes=axes, input_names=names)
     assert (tmp_path / "m.onnx.data").exists()
     (tmp_path / "out").mkdir()
     report = kx.sparsify_onnx(tmp_path / "m.onnx", tmp_path / "out" / "m.onnx", tune=False)
