@@ -49,7 +49,9 @@ def models() -> dict[str, Bytes]:
     kernel, square = planted(64, 16, (8, 8))[:, :, None, None], planted(64, 64, (8, 8), seed=1)
     made: dict[str, tuple[Any, ...]] = {
         "mlp": ([("Gemm", "x w c", "h", {"transB": 1}), ("Relu", "h", "y")], x, y, {"w": W, "c": W[0]}),
-        "constants": ([("Constant", "", "c", {"value": constant}), ("Transpose", "c", "w"), ("MatMul", "x w", "y")], x, y, {}),
+        "constants": (
+            [("Constant", "", "c", {"value": constant}), ("Transpose", "c", "w"), ("MatMul", "x w", "y")], x, y, {},
+        ),
         "attention": (
             [("MatMul", "x w", "q"), ("MatMul", "x v", "k"), ("Transpose", "k", "t", {"perm": [0, 2, 1]}),
              ("MatMul", "q t", "a"), ("Softmax", "a", "p", {"axis": -1}), ("MatMul", "p q", "y")],
@@ -77,7 +79,7 @@ def models() -> dict[str, Bytes]:
              "one_f": np.ones((1, 1), "f"), "size": np.array([64, 32])},
         ),
         "16 bits": ([("MatMul", "x w", "h"), ("Clip", "h low", "y")], x, y,
-                    {"w": W.astype(np.float16), "low": np.float16(0)}, {"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16}),
+                    {"w": W.astype(np.float16), "low": np.float16(0)}, dict.fromkeys("xy", TensorProto.FLOAT16)),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"

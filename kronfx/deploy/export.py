@@ -15,9 +15,10 @@ from kronfx.deploy.capture import trace
 from kronfx.deploy.find.layers import Known
 from kronfx.deploy.nodes.values import array_of
 from kronfx.deploy.options import Tuning, checked, checked_counts
-from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
+from kronfx.deploy.pipeline import Source, deploy
 from kronfx.deploy.prove.cases import Case, cases_of_example
 from kronfx.deploy.prove.inputs import Inputs, inputs_of, tensors_of
+from kronfx.deploy.prove.proof import Proof, proof_of
 from kronfx.deploy.prove.verify import TOLERANCES, VARIES, Answer, mismatch
 from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.report import ExportReport

@@ -18,7 +18,8 @@ from kronfx.deploy.nodes.values import content, tensor_of
 from kronfx.deploy.opening import Original
 from kronfx.deploy.options import Tuning
 from kronfx.deploy.prove.cases import Case
-from kronfx.deploy.prove.verify import Answer, answers, check, reference_answers, timed_session, verify
+from kronfx.deploy.prove.proof import Proof
+from kronfx.deploy.prove.verify import answers, check, timed_session, verify
 from kronfx.deploy.records.report import ExportedLayer, ExportReport
 from kronfx.deploy.write import save, signed, terse, untyped
 from kronfx.errors import ExportError, VerificationError
@@ -43,29 +44,6 @@ class Source:
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     original: Original | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What the file is held against: a ``reference``, the ``cases`` and the ``tolerance``.
-
-    ``remedy`` is what can be done where the two differ. ``load`` makes answers of a file, where that is not
-    onnxruntime.
-    """
-
-    reference: Answer
-    cases: Sequence[Case]
-    tolerance: float
-    remedy: str
-    load: Callable[[Path], Answer] | None = None
-    runtime: str = "onnxruntime"
-
-
-def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, brain: bool, remedy: str) -> Proof:
-    """Held against ``reference`` in onnxruntime; in ONNX's own for bfloat16, of which that has no kernels on CPUs."""
-    if brain:
-        return Proof(reference, cases, tolerance, remedy, reference_answers, "ONNX's reference evaluator")
-    return Proof(reference, cases, tolerance, remedy)
 
 
 def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, step: Step) -> ExportReport:

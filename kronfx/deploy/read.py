@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 
 import onnx
 
 from kronfx.deploy.opening.protos import parsed, tensors
-from kronfx.deploy.opening.values import is_external, nbytes
+from kronfx.deploy.opening.values import is_external, nbytes, require_kind
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, OnnxSummary, from_record
 from kronfx.errors import InspectError
 
@@ -19,6 +18,8 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
     matrix of a MatMul or Gemm, as a plain dense layer. Raises InspectError where the file is no ONNX file.
     """
     file, model = parsed(path, InspectError)
+    for tensor in tensors(model):
+        require_kind(file, tensor, InspectError)
     size = file.stat().st_size + sum(nbytes(tensor) for tensor in tensors(model) if is_external(tensor))
     record = next((entry.value for entry in model.metadata_props if entry.key == RECORD_KEY), None)
     try:
@@ -31,7 +32,8 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
 
 
 def _plain_layers(graph: onnx.GraphProto) -> Iterator[ExportedLayer]:
-    matrices = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    numbers = [tensor for tensor in graph.initializer if tensor.data_type != onnx.TensorProto.STRING]
+    matrices = {tensor.name: tensor for tensor in numbers if len(tensor.dims) == 2 and min(tensor.dims) > 0}
     for node in graph.node:
         if node.op_type not in ("MatMul", "Gemm"):
             continue
@@ -49,6 +51,5 @@ def _is_upright(node: onnx.NodeProto, position: int) -> bool:
 
 def _plain_layer(tensor: onnx.TensorProto, upright: bool) -> ExportedLayer:
     m, n = tensor.dims if upright else reversed(tensor.dims)
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    size = math.prod(tensor.dims) * itemsize
+    size = nbytes(tensor)
     return ExportedLayer(tensor.name, m, n, None, "dense", 0, 0, size, size)

@@ -13,17 +13,15 @@ import onnx_ir as ir
 from kronfx.deploy.find.layers import Known
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.nodes.values import tensor_of
-from kronfx.deploy.opening import Original, opened
+from kronfx.deploy.opening import opened
 from kronfx.deploy.opening.constants import fold
-from kronfx.deploy.opening.varying import varying
 from kronfx.deploy.options import checked, checked_block, checked_counts
-from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
-from kronfx.deploy.prove.cases import Case, cases_of_graph
-from kronfx.deploy.prove.verify import TOLERANCES, UNLIKE, Answer, answers, reference_answers, same, session
+from kronfx.deploy.pipeline import Source, deploy
+from kronfx.deploy.prove.proof import proof_of_file
 from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.report import RECORD_KEY, ExportReport
 from kronfx.deploy.storage import products
-from kronfx.errors import ExportError, VerificationError, reason
+from kronfx.errors import ExportError
 from kronfx.files import destination
 
 _BATCHES = (1, 7, 32)
@@ -56,7 +54,9 @@ def sparsify(
         source = read_source(src)
         source = replace(source, block=grid, notes=(*source.notes, *_unfit(source.model.graph, grid)))
         original = source.original
-        proof = _proof(source, original, sizes, example_inputs) if verify and original is not None else None
+        proof = (
+            proof_of_file(original, source.model, sizes, example_inputs) if verify and original is not None else None
+        )
         return deploy(source, target, tuning, proof, step)
 
 
@@ -90,43 +90,3 @@ def _require_finite(graph: ir.Graph) -> None:
         if array.dtype.kind not in "iub" and not np.isfinite(array).all():
             remedy = "export a checkpoint from before the training diverged"
             raise ExportError(weight.name or "", "NaN or infinite entries in a weight", "finite weights", remedy)
-
-
-def _proof(source: Source, original: Original, sizes: tuple[int, ...], example: Mapping[str, Any] | None) -> Proof:
-    """Held against the file itself, on inputs that it runs on. Raises ExportError where there are none,
-    VerificationError where it does not answer the same twice."""
-    model, name = source.model, str(original.path)
-    cases = cases_of_graph(model.graph, sizes, example)
-    kinds = {v.const_value.dtype.name.lower() for v in model.graph.initializers.values() if v.const_value is not None}
-    named = {"float": "float32", "double": "float64"}
-    tolerance = (
-        max((TOLERANCES.get(named.get(kind, kind), 0.0) for kind in kinds), default=0.0) or TOLERANCES["float32"]
-    )
-    brain = "bfloat16" in kinds
-    answer = reference_answers(original.in_one()) if brain else answers(session(original.path, name=name))
-    usable = [case for case in cases if _runs(answer, case)]
-    if not usable and example is not None:
-        found = f"example_inputs that {name} does not run on ({_why(answer, cases[0])})"
-        raise ExportError("", found, "inputs that it can take", "give an array of the right shape for each input")
-    if not usable:
-        found = f"{name} does not run on random inputs ({_why(answer, cases[0])})"
-        raise ExportError("", found, "inputs that it can take", "pass example_inputs={name: array, ...}")
-    lots = varying(model)
-    if lots and not same(answer, usable[0]):
-        found = f"its answers vary, for {' and '.join(lots)} in it draw lots"
-        remedy = "verify=False writes it unverified; or export it in eval mode, with its noise as an input"
-        raise VerificationError(name, found, "a file that answers the same twice", remedy)
-    return proof_of(answer, usable, tolerance, brain, UNLIKE)
-
-
-def _runs(answer: Answer, case: Case) -> bool:
-    return not _why(answer, case)
-
-
-def _why(answer: Answer, case: Case) -> str:
-    """What is wrong with an input; empty where nothing is."""
-    try:
-        answer(case)
-    except Exception as error:  # whatever it is, this input is not for this model
-        return reason(error)
-    return ""

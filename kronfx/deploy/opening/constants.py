@@ -13,12 +13,13 @@ from onnx.shape_inference import infer_node_outputs
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass, ShapeInferencePass
 from onnxscript.optimizer import fold_constants
 
-from kronfx.deploy.opening.protos import reading
+from kronfx.deploy.opening.protos import reading, unreadable
 from kronfx.deploy.opening.values import SMALL
 from kronfx.deploy.quiet import silence
 from kronfx.deploy.write import INFERRED
 
 _LARGER, _ROOM = 1024, 2**20  # a constant expression may unfold to so many times its constants, and so many bytes more
+_LARGEST = 2**30  # bytes that one constant expression may make, folded or not
 # Operators whose result has the size that an input or an attribute says.
 _SIZED_BY_VALUE = {
     "AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand", "HammingWindow",
@@ -40,7 +41,7 @@ def lift(path: Path, model: ir.Model) -> None:
 def fold(path: Path, model: ir.Model) -> None:
     """Constant expressions become constants, and values learn their shapes. Raises ExportError."""
     with silence(), reading(path, "its constants cannot be folded"):
-        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_folding(model))
+        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_folding(path, model))
         _forget_placeholders(model.graph)
         untold = [value for node in model.graph for value in node.outputs if value.shape is None]
         with suppress(ir.serde.SerdeError):  # it infers a map, of which onnx_ir has no type
@@ -49,8 +50,9 @@ def fold(path: Path, model: ir.Model) -> None:
         value.meta[INFERRED] = True
 
 
-def _folding(model: ir.Model) -> Callable[[ir.Node], bool | None]:
-    """What is folded. Sizes are but numbers in a file: what they make stays within a multiple of its constants."""
+def _folding(path: Path, model: ir.Model) -> Callable[[ir.Node], bool | None]:
+    """What is folded. Sizes are but numbers in a file: what they make stays within a multiple of its constants, and
+    what a runtime would have to make of them, within reason."""
     constants = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     room = _ROOM + _LARGER * sum(tensor.nbytes for tensor in constants if tensor is not None)
 
@@ -58,6 +60,8 @@ def _folding(model: ir.Model) -> Callable[[ir.Node], bool | None]:
         nonlocal room
         if node.op_type in _SIZED_BY_VALUE and node.domain == "":
             size = _nbytes(node, model)
+            if size is not None and size > _LARGEST:
+                raise unreadable(str(path), f"in it is a node {node.name!r} ({node.op_type}) that makes {size:,} bytes")
             if size is None or size > room:
                 return False
             room -= size

@@ -15,7 +15,7 @@ from kronfx.deploy.opening.opset import modernized
 from kronfx.deploy.opening.original import Original
 from kronfx.deploy.opening.protos import parsed, reading, tensors, unreadable
 from kronfx.deploy.opening.sparse import densify
-from kronfx.deploy.opening.structure import require_sound
+from kronfx.deploy.opening.structure import require_forms, require_text
 from kronfx.deploy.opening.values import is_external, put_back, take_out
 from kronfx.deploy.write import KIND
 from kronfx.errors import ExportError
@@ -33,11 +33,12 @@ class Opened:
 def opened(src: object) -> Opened:
     """The graph of a file. Raises ExportError where it is none, or reads data from outside its folder."""
     path, proto = parsed(src, ExportError)
+    require_text(path, proto)
     outside = [tensor for tensor in tensors(proto) if is_external(tensor)]
     folder, taken = Folder.of(path, outside), list[Array]()
     densify(path, proto, taken, folder.bytes_of)
     take_out(path, proto, taken, folder.bytes_of)
-    require_sound(path, proto)
+    require_forms(path, proto)
     proto, conversion = modernized(path, proto)
     repairs = mend(proto)
     maps = maps_set_aside(proto)

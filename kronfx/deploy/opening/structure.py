@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from kronfx.deploy.opening.protos import graphs, nodes, unreadable
+from kronfx.deploy.opening.protos import graphs, nodes, tensors, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,15 @@ class _Form:
     demanded: frozenset[str]
 
 
-def require_sound(path: Path, model: onnx.ModelProto) -> None:
-    """Raise ExportError where a name is no text, or a node not of its operator's form."""
+def require_text(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ExportError where a name is no text: protobuf hands out as bytes what is no UTF-8."""
     for text in _texts(model):
-        if not isinstance(text, str):  # protobuf hands out as bytes what is no UTF-8
+        if not isinstance(text, str):
             raise unreadable(str(path), f"in it is a name that is no text ({text!r})")
+
+
+def require_forms(path: Path, model: onnx.ModelProto) -> None:
+    """Raise ExportError where a node is not of its operator's form."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     for function in model.functions:
         versions = {entry.domain: entry.version for entry in function.opset_import} | versions
@@ -62,6 +66,8 @@ def _problem(node: onnx.NodeProto, form: _Form) -> str | None:
 @cache
 def _form(op_type: str, domain: str, version: int) -> _Form | None:
     """None for an operator that ONNX does not know."""
+    if not 0 < version < 2**31:  # no version of anything, and none that ONNX's registry could be asked for
+        return None
     try:
         schema: Any = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
@@ -87,7 +93,9 @@ def _texts(model: onnx.ModelProto) -> Iterator[object]:
         for value in (*graph.input, *graph.output, *graph.value_info):
             yield value.name
             yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
-        yield from (tensor.name for tensor in graph.initializer)
+    for tensor in tensors(model):
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
     for node in nodes(model):
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         yield from (attribute.name for attribute in node.attribute)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from kronfx.deploy.nodes.values import Array
 from kronfx.deploy.opening.protos import reading, tensors, unreadable
+from kronfx.errors import ExportError, KronfxError
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 DataOf = Callable[[onnx.TensorProto], Bytes]
@@ -41,8 +42,9 @@ def take_out(path: Path, model: onnx.ModelProto, taken: list[Array], data_of: Da
 
 def put_aside(tensor: onnx.TensorProto, taken: list[Array], array: Array) -> None:
     """Leave of a tensor what its values are, and where in ``taken`` they are."""
-    kept = {"name": tensor.name, "data_type": tensor.data_type, "dims": array.shape, "doc_string": tensor.doc_string}
-    tensor.CopyFrom(onnx.TensorProto(**kept, data_location=onnx.TensorProto.EXTERNAL))
+    kept = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape)
+    tensor.CopyFrom(kept)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=_PLACE)
     tensor.external_data.add(key="offset", value=str(len(taken)))
     taken.append(array)
@@ -75,12 +77,10 @@ def values_of(path: Path, tensor: onnx.TensorProto, data_of: DataOf) -> Array | 
 
     Nothing is made that is larger than what is there: dims are but numbers, and may be any.
     """
-    if tensor.data_type not in _KINDS or any(size < 0 for size in tensor.dims):
-        kind = f"type {tensor.data_type} and dims {list(tensor.dims)}"
-        raise unreadable(str(path), f"in it is a tensor {tensor.name!r} of {kind}")
+    require_kind(path, tensor)
     count = math.prod(tensor.dims)
     if tensor.data_type == onnx.TensorProto.STRING:
-        _require(path, tensor, len(tensor.string_data) == count and not is_external(tensor))
+        _require(path, tensor, len(tensor.string_data) == count)
         return None
     if is_external(tensor):
         return array_of(tensor, data_of(tensor))
@@ -91,6 +91,15 @@ def values_of(path: Path, tensor: onnx.TensorProto, data_of: DataOf) -> Array | 
     _require(path, tensor, count <= 8 * _entries(tensor))  # 1-bit types are the smallest there could be
     with reading(path, f"in it is a tensor {tensor.name!r} whose values are not what it says they are"):
         return np.asarray(ir.serde.deserialize_tensor(tensor).numpy())
+
+
+def require_kind(path: Path, tensor: onnx.TensorProto, error: type[KronfxError] = ExportError) -> None:
+    """Raise ``error`` where a tensor is of no type, or of no shape."""
+    if tensor.data_type not in _KINDS or any(size < 0 for size in tensor.dims):
+        kind = f"type {tensor.data_type} and dims {list(tensor.dims)}"
+        raise unreadable(str(path), f"in it is a tensor {tensor.name!r} of {kind}", error)
+    if tensor.data_type == onnx.TensorProto.STRING and is_external(tensor):
+        raise unreadable(str(path), f"in it is a tensor {tensor.name!r} of strings that lie in another file", error)
 
 
 def array_of(tensor: onnx.TensorProto, data: Bytes) -> Array:

@@ -118,9 +118,21 @@ def reference_answers(model: Path | onnx.ModelProto) -> Answer:
     return run
 
 
-def same(answer: Answer, case: Case) -> bool:
-    """True where it answers the same twice."""
-    return _compare(answer, answer, case, _LOOK) == 0.0
+def remembered(answer: Answer) -> Answer:
+    """The same, asked once for each case."""
+    known: dict[int, list[Any]] = {}
+
+    def run(case: Case) -> list[Any]:
+        if id(case) not in known:
+            known[id(case)] = answer(case)
+        return known[id(case)]
+
+    return run
+
+
+def agree(answer: Answer, other: Answer, case: Case) -> bool:
+    """True where both answer the very same."""
+    return _compare(answer, other, case, _LOOK) == 0.0
 
 
 def _compare(answer: Answer, reference: Answer, case: Case, remedy: str) -> float:
