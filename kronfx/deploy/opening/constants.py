@@ -48,6 +48,8 @@ def fold(path: Path, model: ir.Model) -> None:
             ShapeInferencePass()(model)
     for value in untold:
         value.meta[INFERRED] = True
+        if value.is_graph_output() and _is_placeholder(value):  # nothing that a file should say
+            value.shape = None
 
 
 def _folding(path: Path, model: ir.Model) -> Callable[[ir.Node], bool | None]:
@@ -114,5 +116,9 @@ def _forget_placeholders(graph: ir.Graph) -> None:
     """Drop the shapes in which an earlier inference gave up: the next one would stop where they stand."""
     for node in graph:
         for value in node.outputs:
-            if value.shape is not None and any(str(dim).startswith("unk__") for dim in value.shape):
+            if _is_placeholder(value):
                 value.shape = None
+
+
+def _is_placeholder(value: ir.Value) -> bool:
+    return value.shape is not None and any(str(dim).startswith("unk__") for dim in value.shape)

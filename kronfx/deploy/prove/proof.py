@@ -67,11 +67,8 @@ def proof_of_file(
     )
     ends = [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)]
     brain = "bfloat16" in kinds or any(kind is not None and kind.name.startswith(_UNKNOWN) for kind in ends)
-
-    def loaded() -> Answer:
-        return reference_answers(original.in_one()) if brain else answers(session(original.path, name=name))
-
-    answer = remembered(loaded())
+    runtime = reference_answers(original.in_one()) if brain else answers(session(original.path, name=name))
+    answer = remembered(runtime)
     usable = [case for case in cases if _runs(answer, case)]
     if not usable and example is not None:
         found = f"example_inputs that {name} does not run on ({_why(answer, cases[0])})"
@@ -80,7 +77,7 @@ def proof_of_file(
         found = f"{name} does not run on random inputs ({_why(answer, cases[0])})"
         raise ExportError("", found, "inputs that it can take", "pass example_inputs={name: array, ...}")
     lots = varying(model)
-    if lots and not agree(loaded(), answer, usable[0]):
+    if lots and not agree(runtime, answer, usable[0]):
         found = f"its answers vary, for {' and '.join(lots)} in it draw lots"
         remedy = "verify=False writes it unverified; or export it in eval mode, with its noise as an input"
         raise VerificationError(name, found, "a file that answers the same twice", remedy)
