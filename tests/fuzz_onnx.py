@@ -162,7 +162,7 @@ def verdict(content: Bytes, folder: Path) -> str:
     dst.unlink(missing_ok=True)
     src.write_bytes(content)
     try:
-        kx.inspect(src)
+        str(kx.inspect(src))
     except kx.KronfxError:
         pass
     except Exception as error:
@@ -173,6 +173,8 @@ def verdict(content: Bytes, folder: Path) -> str:
         return "refused" if not dst.exists() else "a refused file was written"
     except Exception as error:
         return _described(error)
+    if str(dst) not in str(report):
+        return "a report that does not say of what"
     if report.max_error is None or not report.max_error <= (report.tolerance or 0):
         return "a written file that was not compared"
     if dst.stat().st_size != report.bytes:

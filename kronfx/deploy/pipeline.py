@@ -23,7 +23,7 @@ from kronfx.deploy.prove.verify import answers, check, timed_session, verify
 from kronfx.deploy.records.report import ExportedLayer, ExportReport
 from kronfx.deploy.write import save, signed, terse, untyped
 from kronfx.errors import ExportError, VerificationError
-from kronfx.files import staged
+from kronfx.files import staged, unwritable
 from kronfx.records import Lowering
 
 Step = Callable[[str], None]
@@ -83,7 +83,10 @@ def _worth_it(report: ExportReport, is_faster: bool, source: Source, path: Path)
         return replace(report, dense_bytes=original.bytes, notes=(*source.changes, *report.notes))
     for file in path.parent.iterdir():
         file.unlink()
-    size = original.copy(path)
+    try:
+        size = original.copy(path)
+    except OSError as refused:
+        raise unwritable(report.path, refused.strerror or str(refused), ExportError) from refused
     return replace(
         report,
         bytes=size,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import onnx
 
 from kronfx.deploy.opening.protos import parsed, tensors
+from kronfx.deploy.opening.structure import require_text
 from kronfx.deploy.opening.values import is_external, nbytes, require_kind
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, OnnxSummary, from_record
 from kronfx.errors import InspectError
@@ -18,6 +19,7 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
     matrix of a MatMul or Gemm, as a plain dense layer. Raises InspectError where the file is no ONNX file.
     """
     file, model = parsed(path, InspectError)
+    require_text(file, model, InspectError)
     for tensor in tensors(model):
         require_kind(file, tensor, InspectError)
     size = file.stat().st_size + sum(nbytes(tensor) for tensor in tensors(model) if is_external(tensor))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ def sparsify(
     with progress("sparsify") as step:
         step("reading")
         source = read_source(src)
+        _require_apart(source, target)
         source = replace(source, block=grid, notes=(*source.notes, *_unfit(source.model.graph, grid)))
         original = source.original
         proof = (
@@ -72,6 +74,13 @@ def read_source(src: object) -> Source:
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
     return Source(model, known, notes=(note,) if bodies else (), changes=file.changes, original=file.original)
+
+
+def _require_apart(source: Source, target: Path) -> None:
+    """The new file does not take the place of data that the source goes on to need."""
+    if source.original is not None and target in source.original.data:
+        found = f"{target} is where {source.original.path} has its external data"
+        raise ExportError("", found, "a place that is free", "choose another path")
 
 
 def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:

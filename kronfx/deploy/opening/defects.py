@@ -9,16 +9,15 @@ import onnx
 from kronfx.deploy.opening.protos import graphs
 
 
-def mend(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Mend the model in place; what a person should know of it is said."""
+def mend(model: onnx.ModelProto) -> None:
+    """Mend in place what has one meaning only."""
     model.ClearField("training_info")  # nobody reads it, and it may hold more weights
     for graph in graphs(model):
         graph.name = graph.name or "graph"
         for value in (*graph.input, *graph.output, *graph.value_info):
-            for dim in value.type.tensor_type.shape.dim:
+            for dim in (dim for part in _parts(value.type) for dim in part.tensor_type.shape.dim):
                 if dim.dim_value < 0:  # a free axis, in words of some exporters
                     dim.ClearField("dim_value")
-    return _without_stale_types(model)
 
 
 def maps_set_aside(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
@@ -35,8 +34,8 @@ def maps_set_aside(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     return own
 
 
-def _without_stale_types(model: onnx.ModelProto) -> tuple[str, ...]:
-    """What a file tells of the types of its values goes where it contradicts its nodes.
+def drop_stale_types(model: onnx.ModelProto) -> tuple[str, ...]:
+    """What a file tells of the types of its values goes where it contradicts its nodes; says so.
 
     It is left behind by tools that changed the nodes. Runtimes infer types anew, and warn.
     """

@@ -70,8 +70,13 @@ class Folder:
         return found
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that were read."""
+        return tuple(self._mapped)
+
+    @property
     def bytes(self) -> int:
-        """Size of all files that were read."""
+        """Their size."""
         return sum(map(len, self._mapped.values()))
 
     def _data(self, tensor: onnx.TensorProto, path: Path) -> Bytes:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from kronfx.deploy.nodes.values import Array
 from kronfx.deploy.opening.constants import lift
-from kronfx.deploy.opening.defects import maps_set_aside, mend
+from kronfx.deploy.opening.defects import drop_stale_types, maps_set_aside, mend
 from kronfx.deploy.opening.external import Folder
 from kronfx.deploy.opening.opset import modernized
 from kronfx.deploy.opening.original import Original
@@ -39,8 +39,9 @@ def opened(src: object) -> Opened:
     densify(path, proto, taken, folder.bytes_of)
     take_out(path, proto, taken, folder.bytes_of)
     require_forms(path, proto)
+    mend(proto)
     proto, conversion = modernized(path, proto)
-    repairs = mend(proto)
+    repairs = drop_stale_types(proto)
     maps = maps_set_aside(proto)
     with reading(path, "its graph cannot be read"):
         model = ir.serde.deserialize_model(proto)
@@ -51,7 +52,7 @@ def opened(src: object) -> Opened:
         if value.name in maps:
             value.meta[KIND] = maps[value.name]
     lift(path, model)
-    original = Original(folder.model, path.stat().st_size + folder.bytes, bool(outside))
+    original = Original(folder.model, path.stat().st_size + folder.bytes, folder.files)
     return Opened(model, original, (*conversion, *repairs))
 
 

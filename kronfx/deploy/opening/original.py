@@ -16,16 +16,16 @@ from kronfx.errors import ExportError, reason
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """An ONNX file; ``bytes`` is its size, that of its external data included."""
+    """An ONNX file and the files of its external ``data``; ``bytes`` is the size of all of them."""
 
     path: Path
     bytes: int
-    has_external_data: bool
+    data: tuple[Path, ...] = ()
 
     def copy(self, path: Path, limit: int = PROTOBUF_LIMIT) -> int:
         """Write it to ``path``, byte by byte; external data goes into it, or, where one file cannot hold it, beside it
         into ``<name>.data``. Returns bytes."""
-        if not self.has_external_data:
+        if not self.data:
             shutil.copyfile(self.path, path)
             return path.stat().st_size
         model, folder = self._opened()
@@ -51,7 +51,8 @@ class Original:
     def fault(self) -> str | None:
         """What onnx.checker finds wrong with it; None where nothing."""
         try:
-            onnx.checker.check_model(self.in_one(), full_check=True)
+            model = self.in_one() if self.bytes < PROTOBUF_LIMIT else str(self.path)
+            onnx.checker.check_model(model, full_check=True)
         except Exception as error:  # the checker and its shape inference have no common class
             return reason(error)
         return None

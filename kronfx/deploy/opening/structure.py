@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from kronfx.deploy.opening.protos import graphs, nodes, tensors, unreadable
+from kronfx.errors import ExportError, KronfxError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,11 @@ class _Form:
     demanded: frozenset[str]
 
 
-def require_text(path: Path, model: onnx.ModelProto) -> None:
-    """Raise ExportError where a name is no text: protobuf hands out as bytes what is no UTF-8."""
+def require_text(path: Path, model: onnx.ModelProto, error: type[KronfxError] = ExportError) -> None:
+    """Raise ``error`` where a name is no text: protobuf hands out as bytes what is no UTF-8."""
     for text in _texts(model):
         if not isinstance(text, str):
-            raise unreadable(str(path), f"in it is a name that is no text ({text!r})")
+            raise unreadable(str(path), f"in it is a name that is no text ({text!r})", error)
 
 
 def require_forms(path: Path, model: onnx.ModelProto) -> None:

@@ -66,7 +66,7 @@ def put_back(model: ir.Model, taken: list[Array]) -> None:
         for name, attribute in node.attributes.items():
             if attribute.is_ref():
                 continue
-            if attribute.type == ir.AttributeType.TENSOR:
+            if isinstance(attribute.value, ir.ExternalTensor):
                 node.attributes[name] = ir.AttrTensor(name, whole(attribute.value))
             elif attribute.type == ir.AttributeType.TENSORS:
                 node.attributes[name] = ir.AttrTensors(name, [whole(tensor) for tensor in attribute.as_tensors()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, astuple, dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
 from kronfx.deploy.records.timings import Timings
 from kronfx.records import Lowering
@@ -151,15 +151,21 @@ def to_record(layers: tuple[ExportedLayer, ...]) -> str:
 
 def from_record(text: str) -> tuple[ExportedLayer, ...]:
     """The layers that ``to_record`` wrote. Raises ValueError on anything else."""
-    record = json.loads(text)
     try:
+        record = json.loads(text)
         if record["version"] != RECORD_VERSION:
             raise ValueError(f"version {record['version']!r}, not {RECORD_VERSION}")
         return tuple(_layer(dict(zip(record["fields"], row, strict=True))) for row in record["layers"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _layer(entry: dict[str, Any]) -> ExportedLayer:
     block = entry.pop("block")
-    return ExportedLayer(block=None if block is None else (block[0], block[1]), **entry)
+    layer = ExportedLayer(block=None if block is None else (block[0], block[1]), **entry)
+    sizes = (layer.m, layer.n, layer.zero_blocks, layer.blocks, layer.dense_bytes, layer.bytes, *(layer.block or ()))
+    if not (
+        isinstance(layer.site, str) and layer.lowering in get_args(Lowering) and all(type(n) is int for n in sizes)
+    ):
+        raise ValueError(f"a layer {entry}")
+    return layer

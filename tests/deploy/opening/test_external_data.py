@@ -219,12 +219,21 @@ def test_nothing_gained_and_data_outside(tmp_path: Path) -> None:
     assert_stands_alone(tmp_path / "out" / "m.onnx", report, X @ full)
 
 
+def test_the_place_of_the_sources_data_is_taken(tmp_path: Path) -> None:
+    src = two_products(tmp_path / "m.onnx")
+    moved_out(src, LAYOUTS["one file"])
+    before = (tmp_path / "m.data").read_bytes()
+    with pytest.raises(kx.KronfxError, match="has its external data"):
+        kx.sparsify_onnx(src, tmp_path / "m.data", tune=False)
+    assert (tmp_path / "m.data").read_bytes() == before
+
+
 def test_a_source_too_large_for_one_file(tmp_path: Path) -> None:
     """With the limit lowered: its data is beside it again, in one file of its name."""
     src, copy = two_products(tmp_path / "m.onnx"), tmp_path / "out" / "new.onnx"
     moved_out(src, LAYOUTS["folders below"])
     copy.parent.mkdir()
-    size = Original(src, 0, has_external_data=True).copy(copy, limit=2**24 + 1000)
+    size = Original(src, 0, (tmp_path / "parts",)).copy(copy, limit=2**24 + 1000)
     assert sorted(file.name for file in copy.parent.iterdir()) == ["new.onnx", "new.onnx.data"]
     assert size == sum(file.stat().st_size for file in copy.parent.iterdir())
     assert_same(answers(copy, x=X)[0], X @ W.T @ V.T)
