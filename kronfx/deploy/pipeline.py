@@ -90,12 +90,17 @@ def _worth_it(report: ExportReport, is_faster: bool, source: Source, path: Path)
     return replace(
         report,
         bytes=size,
-        layers=tuple(replace(layer, lowering="dense", bytes=layer.dense_bytes) for layer in report.layers),
+        layers=tuple(map(_as_it_was, report.layers)),
         load_seconds=report.dense_load_seconds,
         dense_bytes=original.bytes,
         latency=tuple(replace(run, seconds=run.dense) for run in report.latency),
         notes=(*report.notes, _UNCHANGED),
     )
+
+
+def _as_it_was(layer: ExportedLayer) -> ExportedLayer:
+    """The row of a layer that is not lowered after all; one that is stored in few bytes was so in the source."""
+    return layer if layer.lowering == "dense" else replace(layer, lowering="dense", bytes=layer.dense_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,6 @@ def opened(src: object) -> Opened:
 def _require_sources(path: Path, model: ir.Model) -> None:
     """Everything that is read is made somewhere."""
     read = [value for node in model.graph.all_nodes() for value in node.inputs if value is not None]
-    for value in (*read, *model.graph.outputs):
+    for value in (*read, *(value for graph in model.graphs() for value in graph.outputs)):
         if value.producer() is None and not value.is_graph_input() and not value.is_initializer():
             raise unreadable(str(path), f"in it is read what nothing makes, {value.name!r}")
