@@ -64,7 +64,7 @@ def deploy(source: Source, target: Path, tuning: Tuning, proof: Proof | None, st
         else:
             report, is_faster = _raced(source, found, chosen, path, target, ends(proof.cases), step)
         report = _worth_it(report, is_faster, source, path)
-        return report if proof is None else _verified(report, path, source.original, proof, step)
+        return report if proof is None else _verified(report, path, source, proof, step)
 
 
 def _is_idle(source: Source, found: Found, chosen: Chosen) -> bool:
@@ -193,19 +193,16 @@ def exported(found: Found, chosen: dict[ir.Node, Lowering]) -> tuple[ExportedLay
     return tuple(rows.values())
 
 
-def _verified(report: ExportReport, path: Path, original: Original | None, proof: Proof, step: Step) -> ExportReport:
+def _verified(report: ExportReport, path: Path, source: Source, proof: Proof, step: Step) -> ExportReport:
     """With what the proof found: the file is valid, and answers what the reference answers."""
     notes = report.notes
     try:
         check(path)
     except VerificationError:
-        flaw = original.fault() if original is not None else None
+        flaw = _flaw(source, path)
         if flaw is None:
             raise
-        notes = (
-            *notes,
-            f"the source itself is no valid ONNX ({flaw}), so neither is the new file; onnxruntime runs both",
-        )
+        notes = (*notes, f"the source is no valid ONNX ({flaw}), and so neither is the new file; onnxruntime runs both")
     step("verifying")
     load = report.load_seconds
     if proof.load is not None:
@@ -223,3 +220,17 @@ def _verified(report: ExportReport, path: Path, original: Original | None, proof
         runtime=proof.runtime,
         notes=notes,
     )
+
+
+def _flaw(source: Source, path: Path) -> str | None:
+    """What is wrong with a source, as it was opened, already; None where nothing, or where it is no file."""
+    if source.original is None:
+        return None
+    with TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / path.name
+        save(untyped(source.model.clone()), file, path)
+        try:
+            check(file)
+        except VerificationError as error:
+            return error.found
+    return None

@@ -17,6 +17,7 @@ from kronfx.deploy.opening.protos import reading, unreadable
 from kronfx.deploy.opening.values import SMALL
 from kronfx.deploy.quiet import silence
 from kronfx.deploy.write import INFERRED
+from kronfx.errors import KronfxError
 
 _LARGER, _ROOM = 1024, 2**20  # a constant expression may unfold to so many times its constants, and so many bytes more
 _LARGEST = 2**30  # bytes that one constant expression may make, folded or not
@@ -40,8 +41,8 @@ def lift(path: Path, model: ir.Model) -> None:
 
 def fold(path: Path, model: ir.Model) -> None:
     """Constant expressions become constants, and values learn their shapes. Raises ExportError."""
-    with silence(), reading(path, "its constants cannot be folded"):
-        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_folding(path, model))
+    with silence(), reading(path, "its shapes cannot be inferred"):
+        _fold(path, model)
         _forget_placeholders(model.graph)
         untold = [value for node in model.graph for value in node.outputs if value.shape is None]
         with suppress(ir.serde.SerdeError):  # it infers a map, of which onnx_ir has no type
@@ -50,6 +51,15 @@ def fold(path: Path, model: ir.Model) -> None:
         value.meta[INFERRED] = True
         if value.is_graph_output() and _is_placeholder(value):  # nothing that a file should say
             value.shape = None
+
+
+def _fold(path: Path, model: ir.Model) -> None:
+    try:
+        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_folding(path, model))
+    except KronfxError:
+        raise
+    except Exception:  # it trips over forms of some operators: what it has folded by then is right, the rest stays
+        return
 
 
 def _folding(path: Path, model: ir.Model) -> Callable[[ir.Node], bool | None]:

@@ -11,7 +11,7 @@ import onnx
 from kronfx.deploy.opening.external import Folder
 from kronfx.deploy.opening.protos import PROTOBUF_LIMIT, parsed, tensors
 from kronfx.deploy.opening.values import embed, is_external, nbytes
-from kronfx.errors import ExportError, reason
+from kronfx.errors import ExportError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,6 @@ class Original:
     def in_one(self) -> onnx.ModelProto:
         """The whole of it as one message."""
         return _embedded(*self._opened())
-
-    def fault(self) -> str | None:
-        """What onnx.checker finds wrong with it; None where nothing."""
-        try:
-            model = self.in_one() if self.bytes < PROTOBUF_LIMIT else str(self.path)
-            onnx.checker.check_model(model, full_check=True)
-        except Exception as error:  # the checker and its shape inference have no common class
-            return reason(error)
-        return None
 
     def _opened(self) -> tuple[onnx.ModelProto, Folder]:
         path, model = parsed(self.path, ExportError)
