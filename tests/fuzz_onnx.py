@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 import kronfx as kx
 
 SECONDS = 10  # for one mutation
-SLACK = 1500  # bytes that a file may be larger than its source, for nodes and the record where it was made faster
+SLACK = 2500  # bytes that a file may be larger than its source, for nodes and the record where it was made faster
 Bytes = bytes
 Mutation = Callable[[np.random.Generator, Bytes], Bytes]
 
@@ -156,8 +156,11 @@ def mutation(number: int, sources: dict[str, Bytes]) -> tuple[str, Bytes]:
     return f"{name}, {mutate.__name__}", mutate(np.random.default_rng(number), sources[name])
 
 
-def verdict(content: Bytes, folder: Path) -> str:
-    """What became of a file: ``written``, ``refused``, or the first thing that is wrong."""
+def verdict(content: Bytes, folder: Path, verify: bool) -> str:
+    """What became of a file: ``written``, ``refused``, or the first thing that is wrong.
+
+    Unverified, no runtime looks at it before it is taken apart, and as much as can be is.
+    """
     src, dst = folder / "m.onnx", folder / "out.onnx"
     dst.unlink(missing_ok=True)
     src.write_bytes(content)
@@ -168,14 +171,15 @@ def verdict(content: Bytes, folder: Path) -> str:
     except Exception as error:
         return f"inspect: {_described(error)}"
     try:
-        report = kx.sparsify_onnx(src, dst, tune=False, batch_sizes=(1,))
+        lowering = "auto" if verify else "blocks"
+        report = kx.sparsify_onnx(src, dst, lowering=lowering, tune=False, verify=verify, batch_sizes=(1,))
     except kx.KronfxError:
         return "refused" if not dst.exists() else "a refused file was written"
     except Exception as error:
         return _described(error)
     if str(dst) not in str(report):
         return "a report that does not say of what"
-    if report.max_error is None or not report.max_error <= (report.tolerance or 0):
+    if verify and (report.max_error is None or not report.max_error <= (report.tolerance or 0)):
         return "a written file that was not compared"
     if dst.stat().st_size != report.bytes:
         return "a written file of another size than reported"
@@ -198,7 +202,7 @@ def work(first: int, count: int) -> None:
             print(json.dumps([number]), flush=True)
             name, content = mutation(number, sources)
             signal.alarm(SECONDS)  # its default action is to end the process, native code or not
-            found = verdict(content, Path(folder))
+            found = verdict(content, Path(folder), verify=number % 3 != 0)
             signal.alarm(0)
             print(json.dumps([number, name, found]), flush=True)
 

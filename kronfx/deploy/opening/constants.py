@@ -84,7 +84,8 @@ def _folding(path: Path, model: ir.Model) -> Callable[[ir.Node], bool | None]:
 
 def _nbytes(node: ir.Node, model: ir.Model) -> int | None:
     """Bytes of what a node makes of its constants, by ONNX's inference; None where that does not tell."""
-    given = {value.name or "": value.const_value for value in node.inputs if value is not None and value.const_value}
+    constants = [value for value in node.inputs if value is not None]
+    given = {value.name or "": value.const_value for value in constants if value.const_value is not None}
     types = {
         name: onnx.helper.make_tensor_type_proto(tensor.dtype.value, tensor.shape.numpy())
         for name, tensor in given.items()

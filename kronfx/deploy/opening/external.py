@@ -25,7 +25,7 @@ class Folder:
     """The files beside a ``model``; each is mapped once."""
 
     model: Path
-    _mapped: dict[Path, Bytes] = field(default_factory=dict)
+    _mapped: dict[Path, Bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: Path, tensors: Sequence[onnx.TensorProto]) -> Folder:
@@ -48,9 +48,10 @@ class Folder:
             raise self._unreadable(tensor, "its offset or its length is no number") from None
         if offset < 0 or length != size:
             raise self._unreadable(tensor, f"{length} bytes from {offset} on, where {size} make it up")
+        place = self.place(tensor.name, location)
         if not size:
             return np.zeros(0, np.uint8)
-        data = self._data(tensor, self.place(tensor.name, location))
+        data = self._data(tensor, place)
         if offset + size > len(data):
             raise self._unreadable(tensor, f"{location} has {len(data):,} bytes, and it ends at {offset + size:,}")
         return data[offset : offset + size]

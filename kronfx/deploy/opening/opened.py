@@ -16,7 +16,7 @@ from kronfx.deploy.opening.original import Original
 from kronfx.deploy.opening.protos import parsed, reading, tensors, unreadable
 from kronfx.deploy.opening.sparse import densify
 from kronfx.deploy.opening.structure import require_forms, require_text
-from kronfx.deploy.opening.values import is_external, put_back, take_out
+from kronfx.deploy.opening.values import is_external, put_back, require_kind, take_out
 from kronfx.deploy.write import KIND
 from kronfx.errors import ExportError
 
@@ -36,6 +36,9 @@ def opened(src: object) -> Opened:
     require_text(path, proto)
     outside = [tensor for tensor in tensors(proto) if is_external(tensor)]
     folder, taken = Folder.of(path, outside), list[Array]()
+    for tensor in outside:  # before anything is done to the message, where a place of our own could be mistaken for one
+        require_kind(path, tensor)
+        folder.bytes_of(tensor)
     densify(path, proto, taken, folder.bytes_of)
     take_out(path, proto, taken, folder.bytes_of)
     require_forms(path, proto)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -85,21 +87,39 @@ def timed_session(file: Path) -> tuple[Any, float]:
     return loaded, time.perf_counter() - started
 
 
-def answers(loaded: Any, remedy: str = _LOOK) -> Answer:
-    """What a session answers."""
+def answers(loaded: Any, remedy: str = _LOOK, patience: float | None = None) -> Answer:
+    """What a session answers; a run of more than ``patience`` seconds is ended, and fails."""
     names = [value.name for value in loaded.get_inputs()]
 
     def run(case: Case) -> list[Any]:
         if len(names) != len(case.feeds):
             found = f"{len(names)} inputs in the graph, {len(case.feeds)} in the example"
             raise mismatch(found, "one graph input for every tensor of the example")
+        options = onnxruntime.RunOptions()
         try:
-            outputs: list[Any] = loaded.run(None, dict(zip(names, case.feeds, strict=True)))
+            with _ended(options, patience):
+                outputs: list[Any] = loaded.run(None, dict(zip(names, case.feeds, strict=True)), options)
         except Exception as error:  # see session
+            if patience is not None and options.terminate:
+                raise mismatch(f"onnxruntime takes over {patience} s {case.label}", "a run that ends", remedy) from None
             raise mismatch(f"onnxruntime fails {case.label} ({reason(error)})", "a file that runs", remedy) from error
         return outputs
 
     return run
+
+
+@contextmanager
+def _ended(options: Any, patience: float | None) -> Iterator[None]:
+    """The run with these options ends after so many seconds, if any are given."""
+    if patience is None:
+        yield
+        return
+    timer = Timer(patience, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def reference_answers(model: Path | onnx.ModelProto) -> Answer:

@@ -170,6 +170,15 @@ def test_a_link_to_a_model_does_not_open_the_folder_of_its_data(home: Path) -> N
     assert not (home / "in" / "new.onnx").exists()
 
 
+def test_nothing_is_read_and_yet_refused(home: Path) -> None:
+    """A tensor of no entries, and one that names the place where kronfx itself puts values aside."""
+    for dims, location in (([0, 64], "../secret"), ([0, 64], "/kronfx: values"), ([64, 64], "/kronfx: values")):
+        tensor = outside(location, offset=0)
+        tensor.dims[:] = dims
+        Path("m.onnx").write_bytes(in_an_initializer(tensor).SerializeToString())
+        assert_refused(home, "m.onnx", False)
+
+
 @pytest.mark.parametrize(
     "more",
     [{"offset": -4}, {"offset": 4}, {"offset": 10**18}, {"length": 4}, {"length": 2 * SECRET.nbytes}, {"length": -1}],

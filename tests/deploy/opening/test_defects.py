@@ -125,3 +125,23 @@ def test_an_operator_that_the_folder_trips_over(tmp_path: Path) -> None:
     assert len(report.layers) == 1
     found = answers(dst, x=X, n=np.array([28, 100]))[0]
     assert_same(np.concatenate(found, 1), X.astype(float) @ W.T)
+
+
+def test_a_loop_that_does_not_end(tmp_path: Path) -> None:
+    """A damaged count is any number: the case that kronfx made up is given up, with a sentence."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Relu", ["a"], ["b"])],
+        "body",
+        [info("i", [], TensorProto.INT64), info("on", [], TensorProto.BOOL), info("a")],
+        [info("still", [], TensorProto.BOOL), info("b")],
+    )
+    nodes = [PRODUCT, helper.make_node("Loop", ["v", "u", "t"], ["y"], body=body)]
+    for count in (3, 2**60):
+        src = saved(tmp_path / "m.onnx", nodes, weights=(W.T, np.array(count), np.array(True)))
+        if count == 3:
+            written(src)
+            (tmp_path / "out.onnx").unlink()
+        else:
+            sentence = refusal(src, batch_sizes=(1,))
+            assert "takes over 2.5 s" in sentence
+            assert "pass example_inputs" in sentence
