@@ -1,9 +1,10 @@
-"""A file is written whole or not at all: a temporary name next to it, then a rename."""
+"""A file is written whole or not at all: in a hidden folder next to its place, then a rename."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,16 @@ def destination(path: PathLike, error: type[KronfxError]) -> Path:
     """``path``, links resolved, once it is sure that a file can lie there. Raises ``error`` otherwise."""
     if not isinstance(path, (str, os.PathLike)):
         raise unwritable(repr(path), "it is no path", error)
-    target = Path(path).resolve()
+    try:
+        target = Path(path).resolve()
+        folder_is_there = target.parent.is_dir()
+    except (OSError, RuntimeError, TypeError, ValueError) as refused:  # a circle of links, a NUL, bytes
+        raise unwritable(repr(path), str(refused), error) from None
     if target.is_dir():
         raise unwritable(path, "it is a folder", error)
-    if not target.parent.is_dir():
+    if target.exists() and not target.is_file():
+        raise unwritable(path, "it is no regular file", error)
+    if not folder_is_there:
         why = f"{target.parent} is no folder" if target.parent.exists() else "its folder is missing"
         raise unwritable(path, why, error)
     if not os.access(target.parent, os.W_OK):
@@ -30,47 +37,31 @@ def destination(path: PathLike, error: type[KronfxError]) -> Path:
 
 
 @contextmanager
-def replacing(target: Path, content: bytes, error: type[KronfxError]) -> Iterator[Path]:
-    """Write ``content`` under a temporary name next to ``target``; it takes that name if the body succeeds.
-
-    On any failure, an interrupt included, the temporary is removed and what was at ``target`` is as before. Raises
-    ``error`` where the system refuses (no space, no permission).
-    """
-    temporary = target.with_name(f".{uuid4().hex}{target.suffix}")
-    try:
-        try:
-            _write(temporary, content)
-        except OSError as refused:
-            raise unwritable(target, refused.strerror or str(refused), error) from refused
-        yield temporary
-        try:
-            temporary.replace(target)
-        except OSError as refused:
-            raise unwritable(target, refused.strerror or str(refused), error) from refused
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
 def staged(target: Path, error: type[KronfxError]) -> Iterator[Path]:
     """A path of ``target``'s name in a temporary folder next to it; the body writes it, and files beside it.
 
-    If the body succeeds, all files of that folder move to where ``target`` lies, ``target`` itself last. On any
-    failure, an interrupt included, the folder is removed and what was there is as before. Raises ``error`` where the
-    system refuses (no space, no permission).
+    If the body succeeds, all files of that folder move to where ``target`` lies, ``target`` itself last. A file that
+    takes the place of another has its permissions, a new one those that the umask leaves; until it moves, nobody else
+    can read it. On any failure, an interrupt included, the folder is removed and what was there is as before. Raises
+    ``error`` where the system refuses (no space, no permission).
     """
     folder = target.with_name(f".{uuid4().hex}")
     try:
         try:
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
+            fresh = _fresh_mode(folder)
         except OSError as refused:
             raise unwritable(target, refused.strerror or str(refused), error) from refused
         yield folder / target.name
         try:
             for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+                place = target.with_name(file.name)
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())
-                file.replace(target.with_name(file.name))
+                file.chmod(fresh)
+                if place.exists():
+                    shutil.copymode(place, file)
+                file.replace(place)
         except OSError as refused:
             raise unwritable(target, refused.strerror or str(refused), error) from refused
     finally:
@@ -80,15 +71,21 @@ def staged(target: Path, error: type[KronfxError]) -> Iterator[Path]:
 def write(path: PathLike, content: bytes, error: type[KronfxError]) -> Path:
     """Write a file; returns its path. Raises ``error``."""
     target = destination(path, error)
-    with replacing(target, content, error):
-        return target
+    with staged(target, error) as temporary:
+        try:
+            temporary.write_bytes(content)
+        except OSError as refused:
+            raise unwritable(target, refused.strerror or str(refused), error) from refused
+    return target
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _fresh_mode(folder: Path) -> int:
+    """The permissions of a new file: asked of the system, for to read the umask is to change it for all threads."""
+    probe = folder / "probe"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    return mode
 
 
 def unwritable(path: PathLike, why: str, error: type[KronfxError]) -> KronfxError:

@@ -92,6 +92,7 @@ def _rename(temporary: Path, target: Path) -> None:
     old = target.with_name(f".{uuid4().hex}")
     try:
         if target.exists():
+            _take_modes(temporary, target)
             target.rename(old)
         temporary.rename(target)
     except BaseException:
@@ -99,6 +100,14 @@ def _rename(temporary: Path, target: Path) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_modes(temporary: Path, target: Path) -> None:
+    """Who could read the old checkpoint, and nobody else, can read the new one."""
+    for file in temporary.iterdir():
+        if (target / file.name).exists():
+            shutil.copymode(target / file.name, file)
+    shutil.copymode(target, temporary)
 
 
 def _flush(path: Path) -> None:

@@ -13,11 +13,12 @@ from torch import nn
 
 from kronfx.deploy.capture import trace
 from kronfx.deploy.find.known import KnownWeight
-from kronfx.deploy.nodes.values import Array, array_of
+from kronfx.deploy.nodes.values import array_of
 from kronfx.deploy.options import ExportOptions
-from kronfx.deploy.pipeline import Proof, Source, deploy, proof_of
+from kronfx.deploy.pipeline import Source, deploy
 from kronfx.deploy.prove.cases import Case, cases_of_example
 from kronfx.deploy.prove.inputs import Inputs, inputs_of, tensors_of
+from kronfx.deploy.prove.proof import Proof, proof_of
 from kronfx.deploy.prove.verify import TOLERANCES, VARIES, Answer, mismatch
 from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.report import ExportReport
@@ -89,11 +90,12 @@ def _proof(graph: ir.Model, reference: nn.Module, inputs: Inputs, sizes: Sequenc
     tolerances = [TOLERANCES[name] for x in tensors if (name := str(x.dtype).removeprefix("torch.")) in _FLOATS]
     answer = _answers(reference, {id(case): inputs for case, inputs in shown})
     tolerance = max(tolerances, default=TOLERANCES["float32"])
-    return proof_of(answer, [case for case, _ in shown], tolerance, any(x.dtype == torch.bfloat16 for x in tensors))
+    is_bfloat16 = any(x.dtype == torch.bfloat16 for x in tensors)
+    return proof_of(answer, [case for case, _ in shown], tolerance, is_bfloat16, VARIES)
 
 
 def _answers(reference: nn.Module, inputs: Mapping[int, Inputs]) -> Answer:
-    def run(case: Case) -> list[Array]:
+    def run(case: Case) -> list[Any]:
         given = inputs[id(case)]
         try:
             with torch.no_grad():

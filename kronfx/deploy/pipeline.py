@@ -17,48 +17,35 @@ from kronfx.deploy.find.layers import Layer, LinearMaps, linear_maps, moved
 from kronfx.deploy.find.left import left_weights
 from kronfx.deploy.find.packed import Packed
 from kronfx.deploy.lower.rewrite import rewrite
+from kronfx.deploy.opening import Original
 from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
-from kronfx.deploy.prove.verify import Answer, answers, check, reference_answers, timed_session, verify
+from kronfx.deploy.prove.proof import Proof
+from kronfx.deploy.prove.verify import answers, check, timed_session, verify
 from kronfx.deploy.records.report import ExportedLayer, ExportReport
 from kronfx.deploy.write import save, signed, terse, untyped
-from kronfx.errors import ExportError
-from kronfx.files import staged
+from kronfx.errors import ExportError, VerificationError
+from kronfx.files import staged, unwritable
 
 Step = Callable[[str], None]
 _SOURCE = "source"  # the dense file, in a race with the contenders
+_UNCHANGED = "nothing here makes it smaller or faster: the new file is the source's own bytes"
 _SLOW = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A dense graph and the weights that are known of it; ``notes`` end up in the report."""
+    """A dense graph and the weights that are known of it; ``notes`` end up in the report.
+
+    ``original`` is the file that it was read from, if it was, and ``changes`` are notes on what was done to that.
+    """
 
     model: ir.Model
     weights: tuple[KnownWeight, ...] = ()
     block: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What the file is held against: a ``reference``, the ``cases`` and the ``tolerance``.
-
-    ``load`` makes answers of a file, where that is not onnxruntime.
-    """
-
-    reference: Answer
-    cases: Sequence[Case]
-    tolerance: float
-    load: Callable[[Path], Answer] | None = None
-    runtime: str = "onnxruntime"
-
-
-def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, is_bfloat16: bool) -> Proof:
-    """Held against ``reference`` in onnxruntime; in ONNX's own for bfloat16, of which that has no kernels on CPUs."""
-    if is_bfloat16:
-        return Proof(reference, cases, tolerance, reference_answers, "ONNX's reference evaluator")
-    return Proof(reference, cases, tolerance)
+    changes: tuple[str, ...] = ()
+    original: Original | None = None
 
 
 def deploy(source: Source, target: Path, options: Options, proof: Proof | None, step: Step) -> ExportReport:
@@ -76,10 +63,40 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
             step("writing")
             file = _write(source, maps, chosen.best, path, target)
             report = ExportReport(str(target), file.bytes, file.layers, notes=source.notes)
+            is_faster = any(layer.lowering != "dense" for layer in file.layers)  # so it was chosen, or asked for
         else:
-            report = _raced(source, maps, chosen, path, target, ends(proof.cases), step)
-        report = replace(report, timings=chosen.timings, left=left)
-        return report if proof is None else _verified(report, path, proof, step)
+            report, is_faster = _raced(source, maps, chosen, path, target, ends(proof.cases), step)
+        report = _worth_it(replace(report, timings=chosen.timings, left=left), is_faster, source, path)
+        return report if proof is None else _verified(report, path, source, proof, step)
+
+
+def _worth_it(report: ExportReport, is_faster: bool, source: Source, path: Path) -> ExportReport:
+    """The file at ``path`` if it is smaller or faster than the one that it was made of; that very one if it is not."""
+    original = source.original
+    if original is None:
+        return report
+    if is_faster or report.bytes < original.bytes:
+        return replace(report, dense_bytes=original.bytes, notes=(*source.changes, *report.notes))
+    for file in path.parent.iterdir():
+        file.unlink()
+    try:
+        size = original.copy(path)
+    except OSError as refused:
+        raise unwritable(report.path, refused.strerror or str(refused), ExportError) from refused
+    return replace(
+        report,
+        bytes=size,
+        layers=tuple(map(_as_it_was, report.layers)),
+        load_seconds=report.dense_load_seconds,
+        dense_bytes=original.bytes,
+        latency=tuple(replace(run, seconds=run.dense) for run in report.latency),
+        notes=(*report.notes, _UNCHANGED),
+    )
+
+
+def _as_it_was(layer: ExportedLayer) -> ExportedLayer:
+    """The row of a layer that is not lowered after all; one that is stored in few bytes was so in the source."""
+    return layer if layer.lowering == "dense" else replace(layer, lowering="dense", bytes=layer.dense_bytes)
 
 
 def _is_idle(maps: LinearMaps, chosen: Chosen) -> bool:
@@ -108,19 +125,26 @@ def _write(source: Source, maps: LinearMaps, contender: Contender, path: Path, t
 
 def _raced(
     source: Source, maps: LinearMaps, chosen: Chosen, path: Path, target: Path, cases: Sequence[Case], step: Step
-) -> ExportReport:
-    """The fastest file, at ``path``, and what it takes beside the dense one."""
+) -> tuple[ExportReport, bool]:
+    """The fastest file, at ``path``, with what it takes beside the dense one, and whether it beats that.
+
+    The dense one is the source as it is on disk, if there is one.
+    """
     contenders, notes = chosen.contenders, source.notes
     with TemporaryDirectory(dir=path.parent) as folder:
         places = {name: Path(folder) / name / path.name for name in (_SOURCE, *contenders)}
         for place in places.values():
             place.parent.mkdir()
         step("writing")
-        dense_bytes = save(untyped(source.model.clone()), places[_SOURCE], target)
+        if source.original is not None:
+            places[_SOURCE], dense_bytes = source.original.path, source.original.bytes
+        else:
+            dense_bytes = save(untyped(source.model.clone()), places[_SOURCE], target)
         files = {name: _write(source, maps, one, places[name], target) for name, one in contenders.items()}
         step("timing it against the dense file")
         laps = race(places, cases)
-        best = _best(chosen, winner(laps, _SOURCE))
+        fastest = winner(laps, _SOURCE)
+        best = _best(chosen, fastest)
         if best is not None:
             _move(files[best].path, path)
     if best is not None:
@@ -128,7 +152,7 @@ def _raced(
     else:
         file, notes = _write(source, maps, chosen.dense, path, target), (*notes, _SLOW)
         lap = race({"dense": path}, cases)["dense"]
-    return ExportReport(
+    report = ExportReport(
         path=str(target),
         bytes=file.bytes,
         layers=file.layers,
@@ -138,6 +162,7 @@ def _raced(
         latency=latencies(cases, laps[_SOURCE], lap),
         notes=notes,
     )
+    return report, fastest is not None
 
 
 def _best(chosen: Chosen, fastest: str | None) -> str | None:
@@ -157,17 +182,24 @@ def _move(file: Path, path: Path) -> None:
         part.replace(path.with_name(part.name))
 
 
-def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> ExportReport:
+def _verified(report: ExportReport, path: Path, source: Source, proof: Proof, step: Step) -> ExportReport:
     """With what the proof showed: the file is valid, and answers what the reference answers."""
-    check(path)
+    notes = report.notes
+    try:
+        check(path)
+    except VerificationError:
+        flaw = _flaw(source, path)
+        if flaw is None:
+            raise
+        notes = (*notes, f"the source is no valid ONNX ({flaw}), and so neither is the new file; onnxruntime runs both")
     step("verifying")
     load = report.load_seconds
     if proof.load is not None:
         answer = proof.load(path)
     else:
         session, seconds = timed_session(path)
-        answer, load = answers(session), load or seconds
-    verified = verify(answer, proof.reference, proof.cases, proof.tolerance)
+        answer, load = answers(session, proof.remedy), load or seconds
+    verified = verify(answer, proof.reference, proof.cases, proof.tolerance, proof.remedy)
     return replace(
         report,
         load_seconds=load,
@@ -175,4 +207,19 @@ def _verified(report: ExportReport, path: Path, proof: Proof, step: Step) -> Exp
         max_error=verified.max_error,
         tolerance=verified.tolerance,
         runtime=proof.runtime,
+        notes=notes,
     )
+
+
+def _flaw(source: Source, path: Path) -> str | None:
+    """What is wrong with a source, as it was opened, already; None where nothing, or where it is no file."""
+    if source.original is None:
+        return None
+    with TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / path.name
+        save(untyped(source.model.clone()), file, path)
+        try:
+            check(file)
+        except VerificationError as error:
+            return error.found
+    return None

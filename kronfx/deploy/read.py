@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
+from kronfx.deploy.opening.protos import parsed, tensors
+from kronfx.deploy.opening.structure import require_text
+from kronfx.deploy.opening.values import is_external, nbytes, require_kind
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, OnnxSummary, from_record
 from kronfx.errors import InspectError
 
@@ -18,7 +18,11 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
     """The linear layers of an ONNX file: those in kronfx's record, or, where there is none, every constant
     matrix of a MatMul or Gemm, as a plain dense layer. Raises InspectError where the file is no ONNX file.
     """
-    model, size = _load(path)
+    file, model = parsed(path, InspectError)
+    require_text(file, model, InspectError)
+    for tensor in tensors(model):
+        require_kind(file, tensor, InspectError)
+    size = file.stat().st_size + sum(nbytes(tensor) for tensor in tensors(model) if is_external(tensor))
     record = next((entry.value for entry in model.metadata_props if entry.key == RECORD_KEY), None)
     try:
         recorded = from_record(record) if record is not None else ()
@@ -29,21 +33,9 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
     return OnnxSummary(os.fspath(path), size, model.producer_name, recorded or tuple(_plain_layers(model.graph)))
 
 
-def _load(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
-    needed, remedy = "an ONNX file", "give the path of a file that an exporter wrote"
-    try:
-        model = onnx.load(os.fspath(path), load_external_data=False)
-    except OSError as error:
-        raise InspectError(os.fspath(path), f"cannot be read: {error.strerror}", needed, remedy) from None
-    except DecodeError:
-        raise InspectError(os.fspath(path), "not in the ONNX format", needed, remedy) from None
-    if not model.ir_version or not model.graph.node:  # protobuf reads some files of other kinds as an empty model
-        raise InspectError(os.fspath(path), "no ONNX graph in it", needed, remedy)
-    return model, Path(path).stat().st_size
-
-
 def _plain_layers(graph: onnx.GraphProto) -> Iterator[ExportedLayer]:
-    matrices = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    numbers = [tensor for tensor in graph.initializer if tensor.data_type != onnx.TensorProto.STRING]
+    matrices = {tensor.name: tensor for tensor in numbers if len(tensor.dims) == 2 and min(tensor.dims) > 0}
     for node in graph.node:
         if node.op_type not in ("MatMul", "Gemm"):
             continue
@@ -61,8 +53,7 @@ def _is_upright(node: onnx.NodeProto, position: int) -> bool:
 
 def _plain_layer(tensor: onnx.TensorProto, upright: bool) -> ExportedLayer:
     m, n = tensor.dims if upright else reversed(tensor.dims)
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    size = math.prod(tensor.dims) * itemsize
+    size = nbytes(tensor)
     return ExportedLayer(
         site=tensor.name,
         m=m,

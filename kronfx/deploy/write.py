@@ -5,16 +5,17 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from kronfx.deploy.find.names import remember
+from kronfx.deploy.opening.protos import PROTOBUF_LIMIT
+from kronfx.deploy.opening.values import INFERRED, KIND
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, to_record
-from kronfx.errors import ExportError
+from kronfx.errors import ExportError, reason
 from kronfx.files import unwritable
 
-INFERRED = "kronfx: inferred"  # marks values whose type the source did not tell
 PRODUCER, SOURCE_KEY = "kronfx", "kronfx.source"  # who writes a file; in its metadata: who wrote what it was made of
-PROTOBUF_LIMIT = 2**31 - 1  # bytes: one protobuf message, which an ONNX file is, cannot be larger
 
 
 def stripped(model: ir.Model) -> ir.Model:
@@ -78,13 +79,31 @@ def save(model: ir.Model, path: Path, target: Path, limit: int = PROTOBUF_LIMIT)
 
     Raises ExportError where the system refuses; it names the ``target`` that the file is for.
     """
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    weights = [value for graph in model.graphs() for value in graph.initializers.values()]
+    size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
     data = path.with_name(f"{path.name}.data") if size > limit - 2**24 else None  # 16 MiB for everything else
     try:
         ir.save(model, path, external_data=None if data is None else data.name)
+        _retype(model, path)
     except OSError as refused:
         raise unwritable(target, refused.strerror or str(refused), ExportError) from refused
+    except Exception as error:  # onnx_ir meets attributes and types that no message can hold as any exception
+        found = f"a graph that cannot be written ({reason(error)})"
+        raise ExportError("", found, "a graph that ONNX has words for", "export the source anew") from error
     return path.stat().st_size + (data.stat().st_size if data is not None else 0)
+
+
+def _retype(model: ir.Model, path: Path) -> None:
+    """The types that onnx_ir has no words for, maps, into the file."""
+    values = (*model.graph.inputs, *model.graph.outputs)
+    kinds = {value.name: value.meta[KIND] for value in values if KIND in value.meta}
+    if not kinds:
+        return
+    written = onnx.load(path, load_external_data=False)
+    for info in (*written.graph.input, *written.graph.output):
+        if info.name in kinds:
+            info.type.CopyFrom(kinds[info.name])
+    onnx.save(written, path)
 
 
 def _strip_value(value: ir.Value) -> None:

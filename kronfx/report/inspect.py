@@ -100,10 +100,14 @@ def _of_model(model: nn.Module) -> Report:
     return Report(type(model).__name__, (*factored, *folded, *dense), refusals, parameters=trainable)
 
 
+def _entries(layer: deploy.ExportedLayer) -> int:
+    """How many of its numbers the file stores."""
+    return layer.m * layer.n * layer.bytes // max(1, layer.dense_bytes)
+
+
 def _of_onnx(path: Path) -> Report:
     summary = deploy.read(path)
     layers = tuple(
-        Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, e.m * e.n * e.bytes // e.dense_bytes, e.zero_blocks)
-        for e in summary.layers
+        Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, _entries(e), e.zero_blocks) for e in summary.layers
     )
     return Report(path.name, layers, bytes=summary.bytes)

@@ -67,7 +67,23 @@ def test_what_is_no_onnx_file(tmp_path: Path) -> None:
         deploy.read(tmp_path)
 
 
-@pytest.mark.parametrize("record", ["{", "[]", '{"version":2}', '{"version":1,"fields":["site"],"layers":[["a"]]}'])
+FIELDS = '"fields":["site","m","n","block","lowering","zero_blocks","blocks","dense_bytes","bytes"]'
+RECORDS = [
+    "{",
+    "[]",
+    '{"version":2}',
+    '{"version":1,"fields":["site"],"layers":[["a"]]}',
+    '{"version":1,"fields":7,"layers":[7]}',
+    '{"version":1,"fields":[["site"]],"layers":[["a"]]}',
+    '{"version":1,' + FIELDS + ',"layers":[["a","8",8,null,"dense",0,0,8,8]]}',
+    '{"version":1,' + FIELDS + ',"layers":[["a",8,8,[8,null],"dense",0,0,8,8]]}',
+    '{"version":1,' + FIELDS + ',"layers":[["a",8,8,null,"neither",0,0,8,8]]}',
+    '{"version":1,' + FIELDS + ',"layers":[["a",8,8,null,[],0,0,8,8]]}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("record", RECORDS)
 def test_a_damaged_record(tmp_path: Path, record: str) -> None:
     path = tmp_path / "model.onnx"
     deploy.export(nn.Sequential(folded(48, 64, (4, 8))), path, torch.randn(2, 64), deploy.ExportOptions(verify=False))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -23,8 +26,9 @@ TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-
 
 _LOOK = "verify=False writes the file all the same, to look into"
 VARIES = f"pass dynamic_shapes={{}} if the model computes something else at other batch sizes; {_LOOK}"
+UNLIKE = f"pass example_inputs={{name: array, ...}} if it is made for inputs unlike random ones; {_LOOK}"
 
-Answer = Callable[[Case], list[Array]]
+Answer = Callable[[Case], list[Any]]  # arrays, lists of them, dicts, None, as onnxruntime gives them
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +40,19 @@ class Verified:
     batch_sizes: tuple[int, ...]
 
 
-def verify(answer: Answer, reference: Answer, cases: Sequence[Case], tolerance: float) -> Verified:
+def verify(answer: Answer, reference: Answer, cases: Sequence[Case], tolerance: float, remedy: str) -> Verified:
     """Hold ``answer`` against ``reference`` in every case.
 
-    The error of an output ``y`` is ``max|y - y_ref| / max(1, max|y_ref|)``, infinities left out where they
-    agree. Integers and booleans must agree exactly. Raises VerificationError.
+    The error of an output ``y`` is ``max|y - y_ref| / max(1, max|y_ref|)``, infinities left out where they agree.
+    Integers, booleans and strings must agree exactly; sequences element by element, maps key by key. Raises
+    VerificationError, with the ``remedy``.
     """
     worst = 0.0
     for case in cases:
-        error = _compare(answer, reference, case)
+        error = _compare(answer, reference, case, remedy)
         if not error <= tolerance:
             found = f"a relative error of {error:.2e} {case.label}"
-            raise mismatch(found, f"at most {tolerance:.0e}", VARIES)
+            raise mismatch(found, f"at most {tolerance:.0e}", remedy)
         worst = max(worst, error)
     return Verified(worst, tolerance, tuple(case.batch for case in cases if case.batch is not None))
 
@@ -60,7 +65,7 @@ def check(file: Path) -> None:
         raise mismatch(f"the file is not valid ONNX ({reason(error)})", "a file that onnx.checker accepts") from error
 
 
-def session(file: Path, spinning: bool = False) -> Any:
+def session(file: Path, spinning: bool = False, name: str = "the file") -> Any:
     """The file in onnxruntime; between runs its threads sleep, or, ``spinning``, wait awake. Raises VerificationError.
 
     Spinning is what onnxruntime does by default: what is timed must. It slows down every other session of the process.
@@ -72,7 +77,7 @@ def session(file: Path, spinning: bool = False) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has one class for every status code, and no common one
-        raise mismatch(f"onnxruntime cannot load the file ({reason(error)})", "a file that it loads") from error
+        raise mismatch(f"onnxruntime cannot load {name} ({reason(error)})", "a file that it loads") from error
 
 
 def timed_session(file: Path) -> tuple[Any, float]:
@@ -82,56 +87,123 @@ def timed_session(file: Path) -> tuple[Any, float]:
     return loaded, time.perf_counter() - started
 
 
-def answers(loaded: Any) -> Answer:
-    """What a session answers."""
+def answers(loaded: Any, remedy: str = _LOOK, patience: float | None = None) -> Answer:
+    """What a session answers; a run of more than ``patience`` seconds is ended, and fails."""
     names = [value.name for value in loaded.get_inputs()]
 
-    def run(case: Case) -> list[Array]:
+    def run(case: Case) -> list[Any]:
         if len(names) != len(case.feeds):
             found = f"{len(names)} inputs in the graph, {len(case.feeds)} in the example"
             raise mismatch(found, "one graph input for every tensor of the example")
+        options = onnxruntime.RunOptions()
         try:
-            outputs: list[Array] = loaded.run(None, dict(zip(names, case.feeds, strict=True)))
+            with _ended(options, patience):
+                outputs: list[Any] = loaded.run(None, dict(zip(names, case.feeds, strict=True)), options)
         except Exception as error:  # see session
-            raise mismatch(f"onnxruntime fails {case.label} ({reason(error)})", "a file that runs", VARIES) from error
+            if patience is not None and options.terminate:
+                raise mismatch(f"onnxruntime takes over {patience} s {case.label}", "a run that ends", remedy) from None
+            raise mismatch(f"onnxruntime fails {case.label} ({reason(error)})", "a file that runs", remedy) from error
         return outputs
 
     return run
 
 
-def reference_answers(file: Path) -> Answer:
-    """What ONNX's own reference evaluator answers: for types that onnxruntime has no kernels for."""
-    evaluator = ReferenceEvaluator(str(file))
+@contextmanager
+def _ended(options: Any, patience: float | None) -> Iterator[None]:
+    """The run with these options ends after so many seconds, if any are given."""
+    if patience is None:
+        yield
+        return
+    timer = Timer(patience, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
-    def run(case: Case) -> list[Array]:
-        return list(evaluator.run(None, dict(zip(evaluator.input_names, case.feeds, strict=True))))
+
+def reference_answers(model: Path | onnx.ModelProto) -> Answer:
+    """What ONNX's own reference evaluator answers: for types that onnxruntime has no kernels for."""
+    try:
+        evaluator = ReferenceEvaluator(model if isinstance(model, onnx.ModelProto) else str(model))
+    except Exception as error:  # every operator raises what it likes
+        raise mismatch(f"ONNX's evaluator cannot load it ({reason(error)})", "a file that it loads") from error
+
+    def run(case: Case) -> list[Any]:
+        try:
+            return list(evaluator.run(None, dict(zip(evaluator.input_names, case.feeds, strict=True))))
+        except Exception as error:
+            raise mismatch(f"ONNX's evaluator fails {case.label} ({reason(error)})", "a file that runs") from error
 
     return run
 
 
-def _compare(answer: Answer, reference: Answer, case: Case) -> float:
-    wanted = [_exact(y) for y in reference(case)]
-    if any(np.issubdtype(y.dtype, np.floating) and np.isnan(y).any() for y in wanted):
+def remembered(answer: Answer) -> Answer:
+    """The same, asked once for each case."""
+    known: dict[int, list[Any]] = {}
+
+    def run(case: Case) -> list[Any]:
+        if id(case) not in known:
+            known[id(case)] = answer(case)
+        return known[id(case)]
+
+    return run
+
+
+def agree(answer: Answer, other: Answer, case: Case) -> bool:
+    """True where both answer the very same."""
+    return _compare(answer, other, case, _LOOK) == 0.0
+
+
+def _compare(answer: Answer, reference: Answer, case: Case, remedy: str) -> float:
+    wanted = reference(case)
+    if any(y.dtype.kind in "fc" and np.isnan(y).any() for y in _leaves(wanted)):
         found = f"the reference model itself answers NaN {case.label}, so there is nothing to compare with"
         raise mismatch(found, "a reference that answers numbers", "choose another example")
-    actual = [_exact(y) for y in answer(case)]
-    found_shapes, wanted_shapes = [y.shape for y in actual], [y.shape for y in wanted]
-    if found_shapes != wanted_shapes:
-        raise mismatch(f"outputs of shapes {found_shapes} {case.label}", f"the reference's {wanted_shapes}", VARIES)
-    return max((_error(y, y_ref) for y, y_ref in zip(actual, wanted, strict=True)), default=0.0)
+    actual = answer(case)
+    forms = _form(actual), _form(wanted)
+    if forms[0] != forms[1]:
+        found, needed = map(reprlib.repr, forms)
+        raise mismatch(f"outputs of shapes {found} {case.label}", f"the reference's {needed}", remedy)
+    return max(map(_error, _leaves(actual), _leaves(wanted)), default=0.0)
+
+
+def _form(y: Any) -> object:
+    """The shape of an array, those of a sequence's elements, those behind a map's keys; None for an optional that is
+    not there."""
+    if isinstance(y, Mapping):
+        return {key: _form(value) for key, value in y.items()}
+    if isinstance(y, (list, tuple)):
+        return [_form(value) for value in y]
+    return None if y is None else np.shape(y)
+
+
+def _leaves(y: Any) -> Iterator[Array]:
+    """Its arrays, in an order that forms that are equal have in common."""
+    if isinstance(y, Mapping):
+        for key in sorted(y):
+            yield from _leaves(y[key])
+    elif isinstance(y, (list, tuple)):
+        for value in y:
+            yield from _leaves(value)
+    elif y is not None:
+        yield _exact(y)
 
 
 def _exact(y: Any) -> Array:
-    """Values in float64, which holds those of every narrower type exactly; integers and booleans as they are."""
+    """Values in float64, which holds those of every narrower type exactly; integers, booleans and strings as they
+    are."""
     array = np.asarray(y)
-    return array if array.dtype.kind in "biu" else array.astype(np.float64)
+    if array.dtype.kind in "biuc":
+        return array
+    return array.astype(object if array.dtype.kind in "OUS" else np.float64)
 
 
 def _error(actual: Array, wanted: Array) -> float:
     same = actual == wanted
-    if same.all():
+    if np.all(same):
         return 0.0
-    if not np.issubdtype(wanted.dtype, np.floating):
+    if wanted.dtype.kind not in "fc":
         return float("inf")
     finite = np.abs(wanted[np.isfinite(wanted)])
     with np.errstate(invalid="ignore"):

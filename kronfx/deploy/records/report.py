@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
 from kronfx.deploy.records.timings import Timings
 from kronfx.records import Lowering
@@ -69,9 +69,10 @@ def _times(run: Latency) -> str:
 class ExportReport:
     """What :func:`kronfx.deploy.export` wrote.
 
-    ``bytes`` is the size of the file, its external data included, ``dense_bytes`` that of the same model with every
-    weight stored and run dense. ``max_error`` is the largest ``max|y - y_ref| / max(1, max|y_ref|)`` over all outputs
-    and verified ``batch_sizes``, ``tolerance`` what it was held to; None where verification was declined.
+    ``bytes`` is the size of the file, its external data included, ``dense_bytes`` that of what it is held against: the
+    source as it is on disk, its external data included, or, of an export, the same model with every weight dense.
+    ``max_error`` is the largest ``max|y - y_ref| / max(1, max|y_ref|)`` over all outputs and verified ``batch_sizes``,
+    ``tolerance`` what it was held to; None where verification was declined.
     ``load_seconds``, ``dense_load_seconds`` and ``latency`` are onnxruntime's, dense and as written; ``runtime`` says
     what verified. ``timings`` holds what was timed to choose the lowerings, and can be handed to the next export.
     ``left`` are the constants with zero blocks that no layer took, ``notes`` sentences on what else was left alone.
@@ -193,15 +194,21 @@ def to_record(layers: tuple[ExportedLayer, ...]) -> str:
 
 def from_record(text: str) -> tuple[ExportedLayer, ...]:
     """The layers that ``to_record`` wrote. Raises ValueError on anything else."""
-    record = json.loads(text)
     try:
+        record = json.loads(text)
         if record["version"] != RECORD_VERSION:
             raise ValueError(f"version {record['version']!r}, not {RECORD_VERSION}")
         return tuple(_layer(dict(zip(record["fields"], row, strict=True))) for row in record["layers"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _layer(entry: dict[str, Any]) -> ExportedLayer:
     block = entry.pop("block")
-    return ExportedLayer(block=None if block is None else (block[0], block[1]), **entry)
+    layer = ExportedLayer(block=None if block is None else (block[0], block[1]), **entry)
+    sizes = (layer.m, layer.n, layer.zero_blocks, layer.blocks, layer.dense_bytes, layer.bytes, *(layer.block or ()))
+    if not (
+        isinstance(layer.site, str) and layer.lowering in get_args(Lowering) and all(type(n) is int for n in sizes)
+    ):
+        raise ValueError(f"a layer {entry}")
+    return layer
