@@ -14,7 +14,7 @@ from kronfx.deploy.choose.tuning import BEST, Chosen, Contender, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
 from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.find.layers import LinearMaps, linear_maps, moved
-from kronfx.deploy.find.left import left_weights
+from kronfx.deploy.find.left import left_constants, left_weights
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
@@ -68,7 +68,7 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
     """
     step("looking at the weights")
     maps = linear_maps(source.model.graph, source.weights, source.block)
-    left = left_weights(source.model.graph, maps, source.block)
+    maps = replace(maps, left=left_constants(source.model.graph, maps, source.block))
     chosen = choose(maps.layers, options, step)
     with staged(target, ExportError) as path:
         if proof is None or proof.load is not None or not options.tune:
@@ -77,7 +77,7 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
             report = ExportReport(str(target), file.bytes, file.layers, notes=source.notes)
         else:
             report = _raced(source, maps, chosen, path, target, ends(proof.cases), step)
-        report = replace(report, timings=chosen.timings, left=left)
+        report = replace(report, timings=chosen.timings, left=left_weights(maps.left))
         return report if proof is None else _verified(report, path, proof, step)
 
 

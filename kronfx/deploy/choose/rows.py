@@ -7,11 +7,14 @@ import onnx_ir as ir
 from kronfx.deploy.choose.tuning import Contender
 from kronfx.deploy.find.known import PlacedWeight
 from kronfx.deploy.find.layers import Layer, LinearMaps
+from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.nodes.values import content, tensor_of
 from kronfx.deploy.records.report import ExportedLayer
+from kronfx.deploy.storage import Storage
 from kronfx.records import Lowering
 
+_STORED = "only stored in blocks"
 _UNREAD = "no product that kronfx knows reads it, so that it is only stored"
 
 
@@ -29,6 +32,9 @@ def exported(maps: LinearMaps, contender: Contender) -> tuple[ExportedLayer, ...
         rows.setdefault(name, _layer_row(layer, name, lowering, size, why))
     for weight in maps.unread:
         rows.setdefault(weight.origin.site, _unread_row(weight))
+    for left in maps.left:
+        if left.storage is not None:
+            rows.setdefault(left.name, _stored_row(left, left.storage))
     return tuple(rows.values())
 
 
@@ -69,4 +75,20 @@ def _unread_row(weight: PlacedWeight) -> ExportedLayer:
         dense_bytes=dense,
         bytes=weight.storage.bytes if weight.storage is not None else dense,
         why=_UNREAD,
+    )
+
+
+def _stored_row(left: LeftConstant, storage: Storage) -> ExportedLayer:
+    m, n = left.survivors.dims
+    return ExportedLayer(
+        site=left.name,
+        m=m,
+        n=n,
+        block=left.survivors.shape.block,
+        lowering="dense",
+        zero_blocks=left.survivors.zero_blocks,
+        blocks=left.survivors.shape.blocks,
+        dense_bytes=tensor_of(left.value).nbytes,
+        bytes=storage.bytes,
+        why=f"{_STORED}: {left.why}",
     )

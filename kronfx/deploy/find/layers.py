@@ -13,6 +13,7 @@ from kronfx.deploy.find.grid import grid_of
 from kronfx.deploy.find.known import KnownWeight, PlacedWeight, placed
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.spellings import find
+from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.storage import Storage, Survivors, fewest_bytes, survivors
 from kronfx.records import KroneckerShape
 
@@ -39,9 +40,10 @@ class Layer:
     @cached_property
     def storage(self) -> Storage | None:
         """How a file keeps the weight of a layer that runs dense; None where as it is."""
+        alive = self.survivors
         if not self.linear.is_symmetric:
-            return None
-        return fewest_bytes(self.survivors, self.origin.product if self.origin is not None else None)
+            alive = survivors(self.linear.upright, self.shape, self.linear.ground)
+        return fewest_bytes(alive, self.origin.product if self.origin is not None else None)
 
     @property
     def itemsize(self) -> int:
@@ -62,10 +64,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class LinearMaps:
-    """All that a graph holds of linear maps, and the known weights that none of them reads."""
+    """All that a graph holds of linear maps, the known weights that none of them reads, and what else was ``left``."""
 
     layers: tuple[Layer, ...]
     unread: tuple[PlacedWeight, ...] = ()
+    left: tuple[LeftConstant, ...] = ()
 
 
 def linear_maps(
@@ -97,7 +100,8 @@ def moved(maps: LinearMaps, graph: ir.Graph) -> LinearMaps:
     """The same of a clone of the graph: nothing is looked for again, which takes a second for 100 MB of weights."""
     pairs = zip(maps.layers, find(graph), strict=True)
     layers = tuple(replace(layer, linear=linear) for layer, linear in pairs)
-    return LinearMaps(layers, tuple(weight.moved(graph) for weight in maps.unread))
+    unread = tuple(weight.moved(graph) for weight in maps.unread)
+    return LinearMaps(layers, unread, tuple(one.moved(graph) for one in maps.left))
 
 
 def _is_upright(place: PlacedWeight, linear: Linear) -> bool:
