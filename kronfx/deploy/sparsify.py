@@ -13,7 +13,9 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferenc
 from onnxscript.optimizer import fold_constants
 from typing_extensions import Unpack
 
+from kronfx.deploy.find.folding import is_folded
 from kronfx.deploy.find.known import KnownWeight
+from kronfx.deploy.find.plain import make_plain
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.nodes.values import tensor_of
 from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
@@ -81,10 +83,11 @@ def read_source(src: str | os.PathLike[str]) -> Source:
         raise _unreadable(name, f"a graph with a circle in it ({error})") from None
     _require_finite(name, model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
+    make_plain(model)
     LiftConstantsToInitializersPass()(model)
     weights = tuple(KnownWeight(site, own.shape, own.W, product=own) for site, own in products(model.graph))
     with silence():
-        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_is_folded)
+        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=is_folded)
         _forget_placeholders(model.graph)
         untold = [value for node in model.graph for value in node.outputs if value.shape is None]
         ShapeInferencePass()(model)
@@ -93,19 +96,6 @@ def read_source(src: str | os.PathLike[str]) -> Source:
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
     return Source(model, weights, notes=(note,) if bodies else ())
-
-
-def _is_folded(node: ir.Node) -> bool | None:
-    """What kronfx spreads a constant with is folded although it makes it larger, but for rows of zero blocks, and its
-    small indices are not made large ones; None: as ever."""
-    if node.op_type == "Expand":
-        dims = node.inputs[1].const_value if node.inputs[1] is not None else None
-        return dims is None or dims.size != 3  # a bucket of blocks has three axes, a weight two
-    if node.op_type == "ConstantOfShape":
-        return True
-    users = node.outputs[0].uses()
-    are_indices = node.op_type == "Cast" and users and all((u.node.op_type, u.idx) == ("Gather", 1) for u in users)
-    return False if are_indices else None
 
 
 def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:

@@ -83,7 +83,19 @@ def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
     """The node with other inputs; constants are copied, for a value belongs to one graph."""
     inputs: list[ir.Value | None] = []
     for i, value in enumerate(node.inputs):
-        constant = value is not None and value.const_value is not None
-        copied = ir.Value(name=f"c{i}", const_value=value.const_value) if constant else None  # type: ignore[union-attr]
+        tensor = _constant(value)
+        copied = ir.Value(name=f"c{i}", const_value=tensor) if tensor is not None else None
         inputs.append(replaced.get(value) or copied)  # type: ignore[arg-type]
     return ir.Node(node.domain, node.op_type, inputs, node.attributes.values())
+
+
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """What a node reads, where that is a constant or the transpose of one."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    swap = value.producer()
+    if swap is None or swap.op_type != "Transpose" or swap.inputs[0] is None or swap.inputs[0].const_value is None:
+        return None
+    return ir.tensor(np.ascontiguousarray(swap.inputs[0].const_value.numpy().T))

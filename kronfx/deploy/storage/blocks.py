@@ -138,12 +138,12 @@ def survivors(W: Array, shape: KroneckerShape, ground: Array | None = None) -> S
     dims = W.shape[0], W.shape[1]
     if ground is None:
         ground = np.zeros_like(W, shape=(1, 1))
-    alive = np.asarray(np.not_equal(W, ground))
+    alive: Array = np.asarray(np.not_equal(W, ground))
     if dims != (shape.m, shape.n):
         beyond = ((0, shape.m - dims[0]), (0, shape.n - dims[1]))
         along = [extra if side > 1 else (0, 0) for extra, side in zip(beyond, ground.shape, strict=True)]
         W, alive, ground = np.pad(W, beyond), np.pad(alive, beyond), np.pad(ground, along)
-    mask = _grid(alive, shape).any(axis=(2, 3))
+    mask: Array = np.any(_grid(alive, shape), axis=(2, 3))
     positions = np.flatnonzero(mask)
     gaps = np.diff(positions, prepend=0)
     kind = smallest(int(gaps.max(initial=0)))
