@@ -14,8 +14,9 @@ from kronfx.deploy.choose.tuning import BEST, Chosen, Contender, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
 from kronfx.deploy.find.known import KnownWeight, PlacedWeight
 from kronfx.deploy.find.layers import Layer, LinearMaps, linear_maps, moved
-from kronfx.deploy.find.left import left_weights
+from kronfx.deploy.find.left import left_constants, left_weights
 from kronfx.deploy.find.packed import Packed
+from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.opening import Original
 from kronfx.deploy.options import Options
@@ -56,7 +57,7 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
     """
     step("looking at the weights")
     maps = linear_maps(source.model.graph, source.weights, source.block)
-    left = left_weights(source.model.graph, maps, source.block)
+    maps = replace(maps, left=left_constants(source.model.graph, maps, source.block))
     chosen = choose(maps.layers, options, step)
     with staged(target, ExportError) as path:
         if proof is None or proof.load is not None or not options.tune or _is_idle(maps, chosen):
@@ -66,7 +67,9 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
             is_faster = any(layer.lowering != "dense" for layer in file.layers)  # so it was chosen, or asked for
         else:
             report, is_faster = _raced(source, maps, chosen, path, target, ends(proof.cases), step)
-        report = _worth_it(replace(report, timings=chosen.timings, left=left), is_faster, source, path)
+        report = _worth_it(
+            replace(report, timings=chosen.timings, left=left_weights(maps.left)), is_faster, source, path
+        )
         return report if proof is None else _verified(report, path, source, proof, step)
 
 
@@ -101,7 +104,8 @@ def _as_it_was(layer: ExportedLayer) -> ExportedLayer:
 
 def _is_idle(maps: LinearMaps, chosen: Chosen) -> bool:
     """Nothing is lowered or stored in another way: there is nothing to race."""
-    weights: tuple[Layer | PlacedWeight | Packed, ...] = (*maps.layers, *maps.unread, *maps.packed)
+    weights: tuple[Layer | PlacedWeight | Packed | LeftConstant, ...]
+    weights = (*maps.layers, *maps.unread, *maps.packed, *maps.left)
     is_dense = all(contender.lowerings == chosen.dense.lowerings for contender in chosen.contenders.values())
     return is_dense and all(weight.storage is None for weight in weights)
 

@@ -10,12 +10,14 @@ import numpy as np
 import onnx_ir as ir
 from typing_extensions import Unpack
 
+from kronfx.deploy.find.folding import is_folded
 from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.find.names import remember
+from kronfx.deploy.find.plain import inline
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.deploy.opening import opened
-from kronfx.deploy.opening.constants import fold
+from kronfx.deploy.opening.constants import fold, lift
 from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
 from kronfx.deploy.pipeline import Source, deploy
 from kronfx.deploy.prove.proof import proof_of_file
@@ -64,8 +66,10 @@ def read_source(src: object) -> Source:
     _require_finite(model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
     remember(model.graph)
+    inline(model)
+    lift(path, model)
     weights = tuple(KnownWeight(site, own.shape, own.W, product=own) for site, own in products(model.graph))
-    fold(path, model)
+    fold(path, model, is_folded)
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
     return Source(model, weights, notes=(note,) if bodies else (), changes=file.changes, original=file.original)

@@ -103,8 +103,9 @@ def test_layers_that_nothing_but_dense_can_take(tmp_path: Path) -> None:
     W = (127 * planted(64, 96, (16, 16), 0.75)).astype(np.int8)
     W[W == 0] = -1
     W[np.kron(planted(4, 6, (1, 1), 0.5) == 0, np.ones((16, 16))) > 0] = 100
-    W[0, 0] = -128
-    constants = {"w": W.T, "x0": np.array(0, np.uint8), "w0": np.array(100, np.int8)}
+    W[0, 0], W[-1, -1] = -128, 127
+    points = np.array([100] * 63 + [-100], np.int8)
+    constants = {"w": W.T, "x0": np.array(0, np.uint8), "w0": points}
     signature = "uint8[b, 96] x => int32[b, 64] y"
     src = onnx_file(tmp_path / "q.onnx", signature, "y = MatMulInteger(x, w, x0, w0)", **constants)
     _, report = sparse(src, "auto")
@@ -154,11 +155,7 @@ W = planted(64, 96, (16, 16))
 KERNEL, NO_PRODUCT = W[..., None], "which is no product that kronfx takes"
 LEFT = {
     "taps": Left("Conv(x, w)", "1, 96, 9", "1, 64, 7", KERNEL.repeat(3, 2), "convolves with kernels of 3 taps"),
-    "strides": Left("Conv<strides=[2]>(x, w)", "1, 96, 9", "1, 64, 5", KERNEL, "skips positions (strides)"),
     "pads": Left("Conv<pads=[1, 1]>(x, w)", "1, 96, 9", "1, 64, 11", KERNEL, "pads its input"),
-    "alpha": Left("Gemm<alpha=2.0>(x, w)", "5, 96", "5, 64", W.T, "scales its product or its bias (alpha, beta)"),
-    "transA": Left("Gemm<transA=1>(x, w)", "96, 5", "5, 64", W.T, "transposes its input (transA)"),
-    "left": Left("Gemm(w, x)", "96, 5", "64, 5", W, "multiplies by a constant from the left"),
     "a stack": Left("MatMul(x, w)", "2, 5, 96", "2, 5, 64", np.stack([W.T] * 2),
                     "multiplies by a constant of 3 axes, which is no matrix"),
     "an embedding": Left("Gather(w, x)", "5", "5, 64", W.T, f"reads it, {NO_PRODUCT}"),
@@ -171,13 +168,14 @@ def test_weights_that_were_left_and_why(tmp_path: Path, kind: str) -> None:
     case = LEFT[kind]
     signature = f"{'int64' if kind == 'an embedding' else 'float'}[{case.x}] x => float[{case.y}] y"
     _, report = sparse(onnx_file(tmp_path / "m.onnx", signature, f"y = {case.node}", w=case.w))
-    (left,), operator = report.left, re.split("[<(]", case.node)[0]
-    assert (left.name, left.why, report.layers) == ("w", f"{operator} {case.why}", ())
-    assert left.zero_blocks / left.blocks == 0.75
-    assert left.m * left.n == case.w.size
-    for word in ("constants with zero blocks, left as they are", f"{left.m}x{left.n}", "75.00%", left.why):
+    (layer,), operator = report.layers, re.split("[<(]", case.node)[0]
+    assert (layer.site, layer.why) == ("w", f"only stored in blocks: {operator} {case.why}")
+    assert layer.zero_blocks / layer.blocks == 0.75
+    assert layer.m * layer.n == case.w.size
+    assert layer.bytes <= 0.3 * layer.dense_bytes
+    for word in (f"{layer.m}x{layer.n}", "75.00%", layer.why):
         assert word in str(report)
-    assert json.loads(json.dumps(report.to_dict()))["left"][0]["why"] == left.why
+    assert report.left == ()
 
 
 @pytest.mark.parametrize(
@@ -191,14 +189,18 @@ def test_weights_that_were_left_and_why(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_what_is_worth_a_line(tmp_path: Path, side: int, block: int, zero: float, listed: bool) -> None:
-    signature, W = f"float[b, {side}] x => float[b, {side}] y", planted(side, side, (block, block), zero)
-    src = onnx_file(tmp_path / "m.onnx", signature, "y = Gemm<alpha=0.5>(x, w)", w=W)
-    assert bool(sparse(src)[1].left) == listed
+    signature = f"float[b, {side}] x, float[{side}, {side}] w => float[b, {side}] y"
+    src = onnx_file(tmp_path / "m.onnx", signature, "y = MatMul(x, w)", w=planted(side, side, (block, block), zero))
+    report = sparse(src)[1]
+    assert bool(report.left) == listed
+    for left in report.left:
+        assert f"{left.m}x{left.n}" in str(report)
+        assert json.loads(json.dumps(report.to_dict()))["left"][0]["why"] == left.why
 
 
 def test_a_weight_that_a_layer_took_is_not_left(tmp_path: Path) -> None:
     W = planted(64, 64, (16, 16))
-    nodes = "h = MatMul(x, w)", "y = Gemm<alpha=2.0>(h, w)"
+    nodes = "h = MatMul(x, w)", 'y = Einsum<equation="an,nm->am">(h, w)'
     _, report = sparse(onnx_file(tmp_path / "m.onnx", "float[b, 64] x => float[b, 64] y", *nodes, w=W))
     assert (len(report.layers), report.left) == (1, ())
 
@@ -211,9 +213,9 @@ def test_an_8_bit_weight_around_its_zero_point(tmp_path: Path) -> None:
     src = onnx_file(tmp_path / "m.onnx", "float[b, 64] x => float[b, 64] y", *nodes, **constants)
     model = onnx.load(src)
     assert np.count_nonzero(numpy_helper.to_array(model.graph.initializer[0])) == 64 * 64
-    (left,) = sparse(src)[1].left
-    assert left.why == "MatMul multiplies by a quantized constant what is not quantized itself"
-    assert (left.block, left.zero_blocks) == ((16, 16), 12)
+    (layer,) = sparse(src)[1].layers
+    assert layer.why.endswith("MatMul multiplies by a quantized constant what is not quantized itself")
+    assert (layer.block, layer.zero_blocks) == ((16, 16), 12)
 
 
 def test_weights_in_bodies_and_weights_that_callers_can_replace(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.records import Lowering
 
+_OPSETS = {"": 20, "com.microsoft": 1}
+
 
 def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]:
     """A graph of nothing but this layer, lowered, and an input for it.
@@ -26,13 +28,13 @@ def alone(layer: Layer, lowering: Lowering, rows: int) -> tuple[ir.Model, Array]
     dims = _dims(layer, rows)
     kind = ir.DataType.FLOAT if linear.zero_points is not None else tensor_of(linear.weight).dtype
     axes: list[str | int] = [f"d{i}" for i in range(len(dims))]
-    axes[1 if linear.node.op_type == "Conv" else -2 if linear.channels_first else -1] = layer.survivors.dims[1]
+    axes[1 if linear.is_convolution else -2 if linear.has_channels_first else -1] = layer.survivors.dims[1]
     x = ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape(axes))
-    nodes = _quantized(linear, x) if linear.zero_points is not None else [_copy(linear.node, {_read(linear): x})]
+    nodes = _quantized(linear, x) if linear.zero_points is not None else [_product(linear, x)]
     y = nodes[-1].outputs[0]
     y.name, y.type, y.shape = "y", ir.TensorType(kind), ir.Shape([None] * len(dims))
     constants = {v: None for node in nodes for v in node.inputs if v is not None and v.const_value is not None}
-    graph = ir.Graph([x], [y], nodes=nodes, initializers=list(constants), opset_imports={"": 20}, name="alone")
+    graph = ir.Graph([x], [y], nodes=nodes, initializers=list(constants), opset_imports=_OPSETS, name="alone")
     model = ir.Model(graph, ir_version=10)
     ShapeInferencePass()(model)
     (same,) = find(graph)
@@ -44,9 +46,9 @@ def _dims(layer: Layer, rows: int) -> tuple[int, ...]:
     """Of an input of so many rows: one sequence, one picture, or a matrix."""
     linear, n = layer.linear, layer.survivors.dims[1]
     rank = 2 if linear.around else max(linear.rank or 2, 2)
-    if linear.node.op_type == "Conv":
+    if linear.is_convolution:
         return (1, n, rows, *(1,) * (rank - 3))
-    return (1,) * (rank - 2) + ((n, rows) if linear.channels_first else (rows, n))
+    return (1,) * (rank - 2) + ((n, rows) if linear.has_channels_first else (rows, n))
 
 
 def _quantized(linear: Linear, x: ir.Value) -> list[ir.Node]:
@@ -60,6 +62,17 @@ def _quantized(linear: Linear, x: ir.Value) -> list[ir.Node]:
     return [quantize, product, cast, ir.Node("", "Mul", [cast.outputs[0], scale])]
 
 
+def _product(linear: Linear, x: ir.Value) -> ir.Node:
+    """The product of other rows: a bias for just as many as the graph has is left out."""
+    bias = linear.bias
+    dims = (1,) if bias is None or bias.const_value is None else tuple(tensor_of(bias).shape.numpy())
+    node = _copy(linear.node, {_read(linear): x})
+    rows = () if linear.is_convolution else dims[-1:] if linear.channels_first else dims[:-1]
+    if any(dim != 1 for dim in rows):
+        node.replace_input_with(2, None)
+    return node
+
+
 def _read(linear: Linear) -> ir.Value:
     """What the node itself reads: ``x``, or what an exporter flattened of it."""
     flat = linear.node.inputs[0]
@@ -70,7 +83,19 @@ def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
     """The node with other inputs; constants are copied, for a value belongs to one graph."""
     inputs: list[ir.Value | None] = []
     for i, value in enumerate(node.inputs):
-        constant = value is not None and value.const_value is not None
-        copied = ir.Value(name=f"c{i}", const_value=value.const_value) if constant else None  # type: ignore[union-attr]
+        tensor = _constant(value)
+        copied = ir.Value(name=f"c{i}", const_value=tensor) if tensor is not None else None
         inputs.append(replaced.get(value) or copied)  # type: ignore[arg-type]
     return ir.Node(node.domain, node.op_type, inputs, node.attributes.values())
+
+
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """What a node reads, where that is a constant or the transpose of one."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    swap = value.producer()
+    if swap is None or swap.op_type != "Transpose" or swap.inputs[0] is None or swap.inputs[0].const_value is None:
+        return None
+    return ir.tensor(np.ascontiguousarray(swap.inputs[0].const_value.numpy().T))

@@ -8,11 +8,14 @@ from kronfx.deploy.choose.tuning import Contender
 from kronfx.deploy.find.known import PlacedWeight
 from kronfx.deploy.find.layers import Layer, LinearMaps
 from kronfx.deploy.find.packed import Packed
+from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.nodes.values import content, tensor_of
 from kronfx.deploy.records.report import ExportedLayer
+from kronfx.deploy.storage import Storage
 from kronfx.records import Lowering
 
+_STORED = "only stored in blocks"
 _UNREAD = "no product that kronfx knows reads it, so that it is only stored"
 _PACKED = "it runs as its source does, in few bits"
 
@@ -33,6 +36,9 @@ def exported(maps: LinearMaps, contender: Contender) -> tuple[ExportedLayer, ...
         rows.setdefault(weight.origin.site, _unread_row(weight))
     for packed in maps.packed:
         rows.setdefault(packed.site, _packed_row(packed))
+    for left in maps.left:
+        if left.storage is not None:
+            rows.setdefault(left.name, _stored_row(left, left.storage))
     return tuple(rows.values())
 
 
@@ -91,4 +97,20 @@ def _packed_row(packed: Packed) -> ExportedLayer:
         dense_bytes=packed.dense_bytes,
         bytes=packed.bytes,
         why=_PACKED,
+    )
+
+
+def _stored_row(left: LeftConstant, storage: Storage) -> ExportedLayer:
+    m, n = left.survivors.dims
+    return ExportedLayer(
+        site=left.name,
+        m=m,
+        n=n,
+        block=left.survivors.shape.block,
+        lowering="dense",
+        zero_blocks=left.survivors.zero_blocks,
+        blocks=left.survivors.shape.blocks,
+        dense_bytes=tensor_of(left.value).nbytes,
+        bytes=storage.bytes,
+        why=f"{_STORED}: {left.why}",
     )

@@ -15,6 +15,7 @@ from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.names import named
 from kronfx.deploy.find.packed import Packed, find_packed
 from kronfx.deploy.find.spellings import find
+from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.storage import Storage, Survivors, fewest_bytes, survivors
 from kronfx.records import KroneckerShape
 
@@ -42,9 +43,10 @@ class Layer:
     @cached_property
     def storage(self) -> Storage | None:
         """How a file keeps the weight of a layer that runs dense; None where as it is."""
+        alive = self.survivors
         if not self.linear.is_symmetric:
-            return None
-        return fewest_bytes(self.survivors, self.origin.product if self.origin is not None else None)
+            alive = survivors(self.linear.upright, self.shape, self.linear.ground)
+        return fewest_bytes(alive, self.origin.product if self.origin is not None else None)
 
     def of(self, linear: Linear) -> Layer:
         """The same layer in a clone of the graph, with what was worked out of its values."""
@@ -71,11 +73,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class LinearMaps:
-    """All that a graph holds of linear maps, and the known weights that none of them reads."""
+    """All that a graph holds of linear maps, the known weights that none of them reads, and what else was ``left``."""
 
     layers: tuple[Layer, ...]
     unread: tuple[PlacedWeight, ...] = ()
     packed: tuple[Packed, ...] = ()
+    left: tuple[LeftConstant, ...] = ()
 
 
 def linear_maps(
@@ -113,7 +116,8 @@ def moved(maps: LinearMaps, graph: ir.Graph) -> LinearMaps:
     """The same of a clone of the graph: nothing is looked for again, which takes a second for 100 MB of weights."""
     pairs = zip(maps.layers, find(graph), strict=True)
     layers = tuple(layer.of(linear) for layer, linear in pairs)
-    return replace(maps, layers=layers, unread=tuple(weight.moved(graph) for weight in maps.unread))
+    unread = tuple(weight.moved(graph) for weight in maps.unread)
+    return replace(maps, layers=layers, unread=unread, left=tuple(one.moved(graph) for one in maps.left))
 
 
 def _is_upright(place: PlacedWeight, linear: Linear) -> bool:

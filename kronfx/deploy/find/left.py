@@ -1,4 +1,4 @@
-"""Constants with zero blocks that no linear map took: what could be smaller or faster, and why it is not."""
+"""Constants with zero blocks that no linear map took: what could be faster, or smaller, and why it is not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from kronfx.deploy.find.grid import grid_of
+from kronfx.deploy.find.ground import ground_of
 from kronfx.deploy.find.layers import LinearMaps
 from kronfx.deploy.find.spellings import spelled
-from kronfx.deploy.nodes.values import Array, is_constant, tensor_of
+from kronfx.deploy.find.stored import LeftConstant
+from kronfx.deploy.nodes.values import Array
 from kronfx.deploy.records.report import LeftWeight
 from kronfx.deploy.storage import survivors
 
@@ -20,35 +22,49 @@ _SMALL = (ir.DataType.INT8, ir.DataType.UINT8)
 _THROUGH = {"Cast", "DequantizeLinear", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
-def left_weights(graph: ir.Graph, maps: LinearMaps, block: tuple[int, int] | None) -> tuple[LeftWeight, ...]:
-    """Every constant of the graph and its bodies with at least 64 entries a side and a tenth of its blocks zero that is
-    no weight of ``maps``; on the grid of ``block`` where that divides it, else the detected one."""
+def left_constants(graph: ir.Graph, maps: LinearMaps, block: tuple[int, int] | None) -> tuple[LeftConstant, ...]:
+    """Every constant of the graph and its bodies with a tenth of its blocks zero that is no weight of ``maps``; on the
+    grid of ``block`` where that divides it, else the detected one."""
     taken = {layer.linear.weight for layer in maps.layers} | {weight.value for weight in maps.unread}
-    taken |= {part for packed in maps.packed for part in (packed.weight, packed.scales)}
+    taken |= {part for packed in maps.packed for part in (packed.weight, packed.scales, packed.zeros)}
     constants = [value for part in (graph, *graph.subgraphs()) for value in part.initializers.values()]
     weights = (_left(graph, value, block) for value in constants if value not in taken)
     return tuple(weight for weight in weights if weight is not None)
 
 
-def _left(graph: ir.Graph, value: ir.Value, block: tuple[int, int] | None) -> LeftWeight | None:
-    W = _matrix(value)
-    if W is None or min(W.shape) < SIDE or np.count_nonzero(W) > (1 - SHARE) * W.size:
-        return None
-    m, n = W.shape
-    divides = block is not None and m % block[0] == 0 and n % block[1] == 0
-    shape = grid_of(W, block if divides else None)
-    zero = survivors(W, shape).zero_blocks
-    if zero < SHARE * shape.blocks:
-        return None
+def left_weights(left: tuple[LeftConstant, ...]) -> tuple[LeftWeight, ...]:
+    """The report's lines: of those with at least 64 entries a side that are not even stored in blocks."""
+    return tuple(_line(one) for one in left if one.storage is None and min(one.survivors.dims) >= SIDE)
+
+
+def _line(one: LeftConstant) -> LeftWeight:
+    m, n = one.survivors.dims
     return LeftWeight(
-        name=value.name or "",
+        name=one.name,
         m=m,
         n=n,
-        block=shape.block,
-        zero_blocks=zero,
-        blocks=shape.blocks,
-        why=_why(graph, value),
+        block=one.survivors.shape.block,
+        zero_blocks=one.survivors.zero_blocks,
+        blocks=one.survivors.shape.blocks,
+        why=one.why,
     )
+
+
+def _left(graph: ir.Graph, value: ir.Value, block: tuple[int, int] | None) -> LeftConstant | None:
+    W = _matrix(value)
+    if W is None or not W.size:
+        return None
+    m, n = W.shape
+    ground = ground_of(value, (m, n))
+    alive = ground != W
+    if np.count_nonzero(alive) > (1 - SHARE) * alive.size:
+        return None
+    divides = block is not None and m % block[0] == 0 and n % block[1] == 0
+    shape = grid_of(alive, block if divides else None)
+    found = survivors(W, shape, ground)
+    if found.zero_blocks < SHARE * shape.blocks:
+        return None
+    return LeftConstant(value, found, _why(graph, value), graph.initializers.get(value.name or "") is not value)
 
 
 def _matrix(value: ir.Value) -> Array | None:
@@ -58,25 +74,9 @@ def _matrix(value: ir.Value) -> Array | None:
         return None
     if not tensor.dtype.is_floating_point() and tensor.dtype not in _SMALL:
         return None
-    array = _less_zero_point(value, tensor.numpy())
-    is_kernel = any(node.op_type.startswith("Conv") for node in _readers(value))
+    array = tensor.numpy()
+    is_kernel = any("Conv" in node.op_type for node in _readers(value))
     return array.reshape(len(array), -1) if is_kernel else array.reshape(-1, array.shape[-1])
-
-
-def _less_zero_point(value: ir.Value, array: Array) -> Array:
-    """8-bit numbers as their DequantizeLinear takes them, but for the scale."""
-    for node in value.consumers():
-        zero = node.inputs[2] if node.op_type == "DequantizeLinear" and len(node.inputs) > 2 else None
-        if zero is None or not is_constant(zero):
-            continue
-        points = tensor_of(zero).numpy().reshape(-1)
-        axis = node.attributes.get_int("axis", 1) % array.ndim
-        if len(points) in (1, array.shape[axis]):
-            along = [1] * array.ndim
-            along[axis] = len(points)
-            less: Array = array.astype(np.int16) - points.astype(np.int16).reshape(along)
-            return less
-    return array
 
 
 def _why(graph: ir.Graph, value: ir.Value) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -12,10 +11,10 @@ from kronfx.deploy.find.layers import Layer, LinearMaps
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.names import Labels
 from kronfx.deploy.find.weights import Weights
+from kronfx.deploy.lower.behind import finished
 from kronfx.deploy.lower.layouts import Feature, Layouts
 from kronfx.deploy.lower.lowerings import LOWERINGS, Emit
 from kronfx.deploy.lower.operators import RULES
-from kronfx.deploy.lower.operators.elementwise import column
 from kronfx.deploy.nodes.builder import Builder
 from kronfx.deploy.nodes.values import tensor_of
 from kronfx.deploy.storage import Storage, store
@@ -69,7 +68,9 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
     beside: dict[object, list[Layer]] = {}
     for node, layer in layers.items():
         linear = layer.linear
-        alike = linear.x, linear.channels_first, linear.stored.dtype, linear.zero_points and linear.zero_points[0]
+        source = linear.x, linear.has_channels_first, linear.strides
+        small = None if linear.zero_points is None else (linear.zero_points[0], linear.shift)
+        alike = *source, linear.stored.dtype, small
         beside.setdefault((chosen[node], layer.shape.n2, layer.shape.m2, node.op_type, *alike), []).append(layer)
     named = [(tuple(layer.name for layer in group), group) for group in beside.values()]
     companions: dict[str, set[tuple[str, ...]]] = {}
@@ -91,11 +92,8 @@ def _emit(layouts: Layouts, layers: Sequence[Layer], emit: Emit) -> None:
 
 
 def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
-    """What reads the layer's output reads ``y`` plus the bias from now on."""
-    if linear.bias is not None:
-        if not y.complete:
-            y = layouts.make_ordered(y)
-        y = replace(y, value=layouts.build.op("Add", y.value, column(layouts, linear.bias, y)))
+    """What reads the layer's output reads ``y``, and what its node does behind it, from now on."""
+    y = finished(layouts, linear, y)
     if linear.channels_first:
         layouts.replace(linear.y, _reshaped(layouts, linear, layouts.make_ordered(y).value))
     elif x.rank != linear.rank:
@@ -109,14 +107,23 @@ def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
 def _input(layouts: Layouts, linear: Linear) -> Feature:
     """``x`` feature-major: as it is, transposed, or all rows of many short sequences as one."""
     n, rank = linear.W.shape[1], linear.rank or 0
-    if linear.channels_first:
-        value = layouts.make_row_major(linear.x)
-        flat = value if linear.node.op_type != "Conv" else _reshape(layouts, value, 0, n, -1)
-        return Feature(flat, 3 if linear.node.op_type == "Conv" else rank, n)
-    if rank < 3 or (rank == 3 and not _is_short(linear.x)):
+    if linear.is_convolution:
+        return Feature(_reshape(layouts, _positions(layouts, linear), 0, n, -1), 3, n)
+    if linear.has_channels_first:
+        return Feature(layouts.make_row_major(linear.x), rank, n)
+    if rank < 3 or (rank == 3 and not _is_short(linear.x)) or linear.turned:
         return layouts.make_feature_major(linear.x, n)
     rows = _reshape(layouts, layouts.make_row_major(linear.x), -1, n)
     return Feature(layouts.build.op("Transpose", rows, perm=[1, 0]), 2, n)
+
+
+def _positions(layouts: Layouts, linear: Linear) -> ir.Value:
+    """What a convolution reads of ``x``: all of it, or every so many positions."""
+    x, build, axes = layouts.make_row_major(linear.x), layouts.build, len(linear.strides)
+    if not axes:
+        return x
+    starts, ends = build.integers(*(0,) * axes), build.integers(*(2**31 - 1,) * axes)
+    return build.op("Slice", x, starts, ends, build.integers(*range(2, 2 + axes)), build.integers(*linear.strides))
 
 
 def _is_short(value: ir.Value) -> bool:
@@ -127,9 +134,9 @@ def _is_short(value: ir.Value) -> bool:
 def _reshaped(layouts: Layouts, linear: Linear, y: ir.Value) -> ir.Value:
     """``y`` with the axes of ``x`` around the features."""
     build, rank, m = layouts.build, linear.rank or 0, linear.W.shape[0]
-    if linear.channels_first and linear.node.op_type != "Conv":
+    if linear.channels_first and not linear.is_convolution:
         return y
-    dims = build.op("Shape", layouts.make_row_major(linear.x))
+    dims = build.op("Shape", _positions(layouts, linear))
     before, after = (1, rank - 2) if linear.channels_first else (rank - 1, 0)
     parts = [build.op("Slice", dims, build.integers(0), build.integers(before), build.integers(0)), build.integers(m)]
     if after:
@@ -168,6 +175,9 @@ def _constants(maps: LinearMaps) -> Iterator[tuple[str, ir.Value, bool, Storage]
     for weight in maps.unread:
         if weight.storage is not None:
             yield weight.origin.site, weight.value, weight.constant.transposed, weight.storage
+    for left in maps.left:
+        if left.storage is not None:
+            yield left.name, left.value, False, left.storage
 
 
 def _is_stored(graph: ir.Graph, value: ir.Value) -> bool:

@@ -54,14 +54,6 @@ def is_constant(value: ir.Value) -> bool:
     return value.const_value is not None and value.is_initializer() and not value.is_graph_input()
 
 
-def is_matrix(value: ir.Value) -> bool:
-    """True for a constant matrix of floating numbers."""
-    if not is_constant(value):
-        return False
-    tensor = tensor_of(value)
-    return len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
-
-
 def only_user(value: ir.Value, op_type: str) -> ir.Node | None:
     """The node of that kind that reads ``value``, where nobody else does."""
     users = list(value.consumers())

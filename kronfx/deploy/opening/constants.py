@@ -27,6 +27,9 @@ _SIZED_BY_VALUE = {
 }  # fmt: skip
 
 
+Wanted = Callable[[ir.Node], bool | None]  # None: as onnxscript has it
+
+
 def lift(path: Path, model: ir.Model) -> None:
     """Constants that are nodes become initializers; what nobody reads goes, in bodies too. Raises ExportError."""
     with reading(path, "its graph cannot be read"):
@@ -38,10 +41,13 @@ def lift(path: Path, model: ir.Model) -> None:
                 del body.initializers[value.name]
 
 
-def fold(path: Path, model: ir.Model) -> None:
-    """Constant expressions become constants, and values learn their shapes. Raises ExportError."""
+def fold(path: Path, model: ir.Model, wanted: Wanted) -> None:
+    """Constant expressions become constants where they are ``wanted``, and values learn their shapes.
+
+    Raises ExportError.
+    """
     with silence(), reading(path, "its shapes cannot be inferred"):
-        _fold(path, model)
+        _fold(path, model, wanted)
         _forget_placeholders(model.graph)
         untold = [value for node in model.graph for value in node.outputs if value.shape is None]
         with suppress(ir.serde.SerdeError):  # it infers a map, of which onnx_ir has no type
@@ -52,16 +58,18 @@ def fold(path: Path, model: ir.Model) -> None:
             value.shape = None
 
 
-def _fold(path: Path, model: ir.Model) -> None:
+def _fold(path: Path, model: ir.Model, wanted: Wanted) -> None:
     try:
-        fold_constants(model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_folding(path, model))
+        fold_constants(
+            model, input_size_limit=2**62, output_size_limit=2**62, should_fold=_folding(path, model, wanted)
+        )
     except KronfxError:
         raise
     except Exception:  # it trips over forms of some operators: what it has folded by then is right, the rest stays
         return
 
 
-def _folding(path: Path, model: ir.Model) -> Callable[[ir.Node], bool | None]:
+def _folding(path: Path, model: ir.Model, wanted: Wanted) -> Wanted:
     """What is folded. Sizes are but numbers in a file: what they make stays within a multiple of its constants, and
     what a runtime would have to make of them, within reason."""
     constants = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
@@ -76,7 +84,7 @@ def _folding(path: Path, model: ir.Model) -> Callable[[ir.Node], bool | None]:
             if size is None or size > room:
                 return False
             room -= size
-        return _is_folded(node)
+        return wanted(node)
 
     return is_folded
 
@@ -107,19 +115,6 @@ def _size(kind: onnx.TypeProto.Tensor) -> int | None:
         return None
     bits: int = prod(dim or 0 for dim in dims) * ir.DataType(kind.elem_type).bitwidth
     return bits // 8
-
-
-def _is_folded(node: ir.Node) -> bool | None:
-    """What kronfx spreads a constant with is folded although it makes it larger, but for rows of zero blocks, and its
-    small indices are not made large ones; None: as ever."""
-    if node.op_type == "Expand":
-        dims = node.inputs[1].const_value if node.inputs[1] is not None else None
-        return dims is None or dims.size != 3  # a bucket of blocks has three axes, a weight two
-    if node.op_type == "ConstantOfShape":
-        return True
-    users = node.outputs[0].uses()
-    are_indices = node.op_type == "Cast" and users and all((u.node.op_type, u.idx) == ("Gather", 1) for u in users)
-    return False if are_indices else None
 
 
 def _forget_placeholders(graph: ir.Graph) -> None:

@@ -11,6 +11,10 @@ consecutive positions ``p n1 + j`` of the survivors, the first one from 0, in th
 
     slot = ScatterND(nnz m2, CumSum(gaps), first rows)
 
+A block need not be zero to go without: an unsigned 8-bit weight has its zero point for a ``ground``, one number or one
+a row or column, and what is stored once is a block of that; where it differs from row to row, one a row (or column) of
+blocks.
+
 One Gather writes the whole weight once, which loads fastest: ``kronfx/decisions/storage_by_gather.md``.
 """
 
@@ -31,13 +35,14 @@ SMALL = 0.02  # of the survivors' bytes: the largest table of slots, or block of
 @dataclass(frozen=True, slots=True)
 class Survivors:
     """``blocks [nnz, m2, n2]`` and ``gaps [nnz, 1]`` of one weight ``W [m, n]``; ``mask [m1, n1]`` says which
-    they are."""
+    they are. All others hold the ``ground [m, 1]``, ``[1, n]`` or ``[1, 1]``."""
 
     shape: KroneckerShape
     mask: Array
     blocks: Array
     gaps: Array
     dims: tuple[int, int]  # (m, n), less than one block short of the grid where that is padded
+    ground: Array
 
     @property
     def zero_blocks(self) -> int:
@@ -47,50 +52,67 @@ class Survivors:
     @property
     def slots(self) -> Array:
         """``slot [m1, 1, n1]``: where each block's rows begin."""
-        slots = np.full(self.mask.shape, len(self.blocks) * self.shape.m2, np.int32)
-        slots[self.mask] = np.arange(len(self.blocks)) * self.shape.m2
+        m2, behind = self.shape.m2, len(self.blocks) + np.arange(self._grounds, dtype=np.int32)
+        slots: Array = np.broadcast_to(
+            m2 * (behind[:, None] if len(self.ground) > 1 else behind), self.mask.shape
+        ).copy()
+        slots[self.mask] = np.arange(len(self.blocks)) * m2
         return slots[:, None]
+
+    @property
+    def is_plain(self) -> bool:
+        """True where one number is what all blocks hold that are not stored."""
+        return self.ground.size == 1
 
     @property
     def by_slots(self) -> bool:
         """True where a table of all blocks is small beside the survivors."""
-        return 4 * self.shape.blocks <= SMALL * self.blocks.nbytes
+        return not self.is_plain or 4 * self.shape.blocks <= SMALL * self.blocks.nbytes
 
     @property
-    def with_zeros(self) -> bool:
-        """True where a block of zeros is small beside the survivors: then it is stored, which spares copying them."""
-        return self._block <= SMALL * self.blocks.nbytes
+    def with_ground(self) -> bool:
+        """True where a block of the ground is small beside the survivors: it is stored, which spares copying it."""
+        return not self.is_plain or self._block <= SMALL * self.blocks.nbytes
 
     @property
     def _block(self) -> int:
         return int(self.shape.m2 * self.shape.n2 * self.blocks.itemsize)
 
     @property
+    def _grounds(self) -> int:
+        """How many different blocks of the ground there are."""
+        rows, columns = self.ground.shape
+        return self.shape.m1 if rows > 1 else self.shape.n1 if columns > 1 else 1
+
+    @property
     def bytes(self) -> int:
         """Size of what is stored."""
         table = 4 * self.shape.blocks if self.by_slots else self.gaps.nbytes
-        return int(self.blocks.nbytes + (self._block if self.with_zeros else 0) + table)
+        return int(self.blocks.nbytes + (self._grounds * self._block if self.with_ground else 0) + table)
 
     @property
     def T(self) -> Survivors:
         """Those of ``W^T``."""
-        shape = self.shape.T
-        W = np.zeros((self.shape.m1, self.shape.n1, *self.shape.block), self.blocks.dtype)
+        shape = self.shape
+        W = np.broadcast_to(_tiles(self.ground, shape), (shape.m1, shape.n1, *shape.block)).copy()
         W[self.mask] = self.blocks
-        transposed = W.transpose(1, 3, 0, 2).reshape(shape.m, shape.n)
-        return survivors(transposed[: self.dims[1], : self.dims[0]], shape)
+        transposed = W.transpose(1, 3, 0, 2).reshape(shape.n, shape.m)
+        m, n = self.dims
+        return survivors(transposed[:n, :m], shape.T, self.ground[:m, :n].T)
 
     def rebuilt(self, build: Builder, site: str) -> ir.Value:
         """``W [m, n]``, by nodes."""
         shape = self.shape
         rows = self.blocks.reshape(-1, shape.n2)
-        nothing = np.zeros_like(rows, shape=(shape.m2, shape.n2))
-        if self.with_zeros:
-            blocks = build.constant(f"{site}/blocks", np.concatenate([rows, nothing]))
+        if self.with_ground:
+            ground = np.broadcast_to(_tiles(self.ground, shape), (self.shape.m1, self.shape.n1, *shape.block))
+            once = ground[: self._grounds, 0] if len(self.ground) > 1 else ground[0, : self._grounds]
+            blocks = build.constant(f"{site}/blocks", np.concatenate([rows, once.reshape(-1, shape.n2)]))
         else:
-            zero = build.constant(f"k/zero/{rows.dtype}", nothing[:1, :1])
-            zeros = build.op("Expand", zero, build.integers(*shape.block))
-            blocks = build.op("Concat", build.constant(f"{site}/blocks", rows), zeros, axis=0)
+            number = self.ground.reshape(1, 1)
+            one = build.constant(f"k/{'zero' if not number.any() else number.item()}/{rows.dtype}", number)
+            expanded = build.op("Expand", one, build.integers(*shape.block))
+            blocks = build.op("Concat", build.constant(f"{site}/blocks", rows), expanded, axis=0)
         slots = build.constant(f"{site}/slots", self.slots) if self.by_slots else self._slots_by_gaps(build, site)
         within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
         spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)
@@ -111,15 +133,35 @@ def storage(alive: Survivors, _: object) -> Survivors:
     return alive
 
 
-def survivors(W: Array, shape: KroneckerShape) -> Survivors:
-    """The blocks of ``W [m, n]`` with a non-zero entry, in row-major order of the grid."""
+def survivors(W: Array, shape: KroneckerShape, ground: Array | None = None) -> Survivors:
+    """The blocks of ``W [m, n]`` with an entry other than the ``ground`` (zero), in row-major order of the grid."""
     dims = W.shape[0], W.shape[1]
+    if ground is None:
+        ground = np.zeros_like(W, shape=(1, 1))
+    alive: Array = np.asarray(np.not_equal(W, ground))
     if dims != (shape.m, shape.n):
-        W = np.pad(W, ((0, shape.m - dims[0]), (0, shape.n - dims[1])))
-    grid = W.reshape(shape.m1, shape.m2, shape.n1, shape.n2).transpose(0, 2, 1, 3)
-    mask = (grid != 0).any(axis=(2, 3))
+        beyond = ((0, shape.m - dims[0]), (0, shape.n - dims[1]))
+        along = [extra if side > 1 else (0, 0) for extra, side in zip(beyond, ground.shape, strict=True)]
+        W, alive, ground = np.pad(W, beyond), np.pad(alive, beyond), np.pad(ground, along)
+    mask: Array = np.any(_grid(alive, shape), axis=(2, 3))
     positions = np.flatnonzero(mask)
     gaps = np.diff(positions, prepend=0)
+    grid = _grid(W, shape)
     blocks = grid.reshape(-1, *shape.block) if mask.all() else grid[mask]
     kind = smallest(int(gaps.max(initial=0)))
-    return Survivors(shape, mask, blocks, gaps.astype(kind)[:, None], dims)
+    return Survivors(shape, mask, blocks, gaps.astype(kind)[:, None], dims, ground)
+
+
+def _grid(W: Array, shape: KroneckerShape) -> Array:
+    """``[m1, n1, m2, n2]`` of ``[m, n]``."""
+    grid: Array = W.reshape(shape.m1, shape.m2, shape.n1, shape.n2).transpose(0, 2, 1, 3)
+    return grid
+
+
+def _tiles(ground: Array, shape: KroneckerShape) -> Array:
+    """The ground in blocks, of one block where it is the same in all: ``[m1 or 1, n1 or 1, m2 or 1, n2 or 1]``."""
+    rows, columns = ground.shape
+    m1, m2 = (shape.m1, shape.m2) if rows > 1 else (1, 1)
+    n1, n2 = (shape.n1, shape.n2) if columns > 1 else (1, 1)
+    tiles: Array = ground.reshape(m1, m2, n1, n2).transpose(0, 2, 1, 3)
+    return tiles

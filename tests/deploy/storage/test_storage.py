@@ -55,14 +55,14 @@ def evaluate(model: ir.Model) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(
-    ("shape", "with_zeros"), [(KroneckerShape(24, 20, 8, 8), True), (KroneckerShape(24, 2, 1, 96), False)]
+    ("shape", "with_ground"), [(KroneckerShape(24, 20, 8, 8), True), (KroneckerShape(24, 2, 1, 96), False)]
 )
-def test_a_block_of_zeros_is_stored_where_it_is_small(shape: KroneckerShape, with_zeros: bool, turned: bool) -> None:
+def test_a_block_of_zeros_is_stored_where_it_is_small(shape: KroneckerShape, with_ground: bool, turned: bool) -> None:
     W = block_sparse(shape, 0.5)
     (rebuilt,) = evaluate(stored(W, survivors(W, shape), {"w": turned}))
     np.testing.assert_array_equal(rebuilt, W.T if turned else W, strict=True)
     kept = survivors(W, shape)
-    assert kept.with_zeros is with_zeros
+    assert kept.with_ground is with_ground
     assert kept.bytes <= 1.05 * kept.blocks.nbytes
 
 

@@ -4,7 +4,8 @@ A spelling looks at a node of its operator and answers the ``Linear`` map that i
 node ("pads its input"), why a product with a constant is none that kronfx takes, or None where it has no constant to
 multiply by.
 
-To add a spelling: a file with a function from a node to one of these three, a row here.
+To add a spelling: a file with a function from a node to one of these three, a row here. Operators that are not ONNX's
+own have their domain in front.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import onnx_ir as ir
 
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.spellings.conv import convolution
+from kronfx.deploy.find.spellings.fused import fused_gemm, fused_matmul
 from kronfx.deploy.find.spellings.gemm import gemm
 from kronfx.deploy.find.spellings.integer import integer
 from kronfx.deploy.find.spellings.matmul import matmul
@@ -26,6 +28,8 @@ SPELLINGS: dict[str, Spelling] = {
     "MatMulInteger": integer,
     "Gemm": gemm,
     "Conv": convolution,
+    "com.microsoft.FusedMatMul": fused_matmul,
+    "com.microsoft.FusedGemm": fused_gemm,
 }
 
 
@@ -36,5 +40,5 @@ def find(graph: ir.Graph) -> list[Linear]:
 
 def spelled(node: ir.Node) -> Linear | str | None:
     """What its spelling answers; None where there is none for this operator."""
-    spelling = SPELLINGS.get(node.op_type) if node.domain == "" else None
+    spelling = SPELLINGS.get(f"{node.domain}.{node.op_type}".lstrip("."))
     return spelling(node) if spelling is not None else None

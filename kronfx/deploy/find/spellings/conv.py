@@ -1,4 +1,4 @@
-"""``Conv`` with kernels of one tap: the same linear map of the channels at every position."""
+"""``Conv`` with kernels of one tap: the same linear map of the channels at every position, or every so many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kronfx.deploy.nodes.values import is_constant, tensor_of
 
 
 def convolution(node: ir.Node) -> Linear | str | None:
-    """``W [m, n, 1, ...]`` at every position of ``x [..., n, S]``."""
+    """``W [m, n, 1, ...]`` at the positions of ``x [..., n, S]``."""
     x, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if x is None or weight is None or not is_constant(weight):
@@ -21,8 +21,17 @@ def convolution(node: ir.Node) -> Linear | str | None:
         return more
     if bias is not None and not is_constant(bias):
         return "computes its bias"
-    y = node.outputs[0]
-    return Linear(node=node, x=x, y=y, weight=weight, transposed=False, bias=bias, channels_first=True)
+    steps = tuple(node.attributes.get_ints("strides", ()))
+    return Linear(
+        node=node,
+        x=x,
+        y=node.outputs[0],
+        weight=weight,
+        transposed=False,
+        bias=bias,
+        channels_first=True,
+        strides=steps if max(steps, default=1) > 1 else (),
+    )
 
 
 def _beyond_one_tap(node: ir.Node, weight: ir.TensorProtocol) -> Iterator[str]:
@@ -32,10 +41,7 @@ def _beyond_one_tap(node: ir.Node, weight: ir.TensorProtocol) -> Iterator[str]:
         yield f"convolves with kernels of {'x'.join(map(str, kernel))} taps"
     if number(node, "group", 1) != 1:
         yield "convolves its channels in groups"
-    if any(stride != 1 for stride in node.attributes.get_ints("strides", ())):
-        yield "skips positions (strides)"
-    automatic = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    if automatic or any(node.attributes.get_ints("pads", ())):
+    if any(node.attributes.get_ints("pads", ())):  # auto_pad adds nothing to one tap
         yield "pads its input"
     if not weight.dtype.is_floating_point():
         yield f"convolves with weights of type {weight.dtype.name}, which are not floating"

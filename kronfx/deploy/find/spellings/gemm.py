@@ -1,40 +1,41 @@
-"""``Gemm``: a product of two matrices with a bias, either of them transposed."""
+"""``Gemm``: a product of two matrices with a bias, either of them transposed, either scaled."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
-from kronfx.deploy.find.linear import Linear
+from kronfx.deploy.find.linear import Behind, Linear
 from kronfx.deploy.find.spellings.flattened import unflattened
-from kronfx.deploy.find.spellings.operand import no_matrix, number
-from kronfx.deploy.find.spellings.static import static
+from kronfx.deploy.find.spellings.operand import number
+from kronfx.deploy.find.spellings.product import product
 from kronfx.deploy.nodes.values import is_constant, tensor_of
 
 
 def gemm(node: ir.Node) -> Linear | str | None:
-    """``x W^T + bias`` with ``W [m, n]`` where ``transB``, else ``W^T [n, m]``, or what was quantized."""
-    x, weight = node.inputs[0], node.inputs[1]
+    """``alpha A B + beta C``, ``A`` and ``B`` transposed first where ``transA`` and ``transB`` say so."""
+    return general(node, Behind())
+
+
+def general(node: ir.Node, behind: Behind) -> Linear | str | None:
+    """A ``Gemm`` with an activation ``behind`` it."""
+    answer = product(node, turned(node))
+    if not isinstance(answer, Linear) or answer.static:
+        return answer
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if x is None or weight is None:
-        return None
-    transposed = not number(node, "transB", 0)
-    if is_constant(x):
-        return "multiplies by a constant from the left"
-    answer: Linear | str | None
-    if is_constant(weight):
-        linear = Linear(node=node, x=x, y=node.outputs[0], weight=weight, transposed=transposed, bias=bias)
-        answer = no_matrix(weight) or linear
-    else:
-        answer = static(node, x, weight, transposed)
-    if not isinstance(answer, Linear):
-        return answer
-    if any(number(node, name, 1.0) != 1.0 for name in ("alpha", "beta")):
-        return "scales its product or its bias (alpha, beta)"
-    if number(node, "transA", 0):
-        return "transposes its input (transA)"
-    if answer.static:
-        return answer
-    m = answer.W.shape[0]
-    if bias is not None and not (is_constant(bias) and tuple(tensor_of(bias).shape.numpy()) in ((m,), (1, m))):
-        return f"adds a bias that is no constant vector of {m} entries"
-    return unflattened(answer)
+    if bias is not None and not is_constant(bias) and bias.shape is None:
+        return "adds a bias of which the graph does not tell the shape"
+    behind = replace(behind, scale=number(node, "alpha", 1.0), bias_scale=number(node, "beta", 1.0))
+    linear = replace(answer, bias=bias, behind=behind)
+    return unflattened(linear) if bias is None or _is_vector(bias, linear.W.shape[0]) else linear
+
+
+def turned(node: ir.Node) -> tuple[bool, bool]:
+    """Which of its operands a node transposes."""
+    return bool(number(node, "transA", 0)), bool(number(node, "transB", 0))
+
+
+def _is_vector(bias: ir.Value, m: int) -> bool:
+    """True for a constant that is the same at every position."""
+    return is_constant(bias) and tuple(tensor_of(bias).shape.numpy()) in ((), (1,), (1, 1), (m,), (1, m))

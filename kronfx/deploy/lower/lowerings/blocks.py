@@ -34,7 +34,7 @@ FEW = 1 / 64  # of the surviving blocks: at most so many zeros are stored to com
 
 def refusal(layer: Layer) -> str | None:
     """Where no block is zero or one reaches beyond ``W``, or the axes of ``x`` are unknown, or the product is 8-bit and
-    its weights less their zero point are not.
+    its weights less their zero points are not.
 
     Statically quantized products run dense: onnxruntime moves transposes through a DequantizeLinear with a constant
     scale and puts a QuantizeLinear behind it that has the wrong type, so that sums came out clipped.
@@ -45,7 +45,7 @@ def refusal(layer: Layer) -> str | None:
         return "its last blocks reach beyond the weight"
     if layer.linear.static:
         return "it was quantized beforehand, and onnxruntime clips the sums of such blocks"
-    if layer.linear.zero_points is not None and not np.abs(layer.linear.W + 0.5).max() < 128:
+    if layer.linear.zero_points is not None and layer.linear.shift is None:
         return "its 8-bit weights less their zero point need more than 8 bits"
     return no_axes(layer)
 
@@ -150,8 +150,9 @@ def _product(
     tall = build.op("Reshape", read, build.integers(*x.prefix, count, depth, -1))
     if layer.linear.zero_points is None:
         return build.op("MatMul", _weights(layouts, name, bucket.weights, skip, 0), tall)
-    middle = build.constant("kronfx/middle", np.array(128, np.uint8))
-    unsigned = _weights(layouts, name, (bucket.weights.astype(np.int16) + 128).astype(np.uint8), skip, 128)
+    shift = layer.linear.shift or 0
+    middle = build.constant("kronfx/middle", np.array(shift, np.uint8))
+    unsigned = _weights(layouts, name, (bucket.weights.astype(np.int16) + shift).astype(np.uint8), skip, shift)
     zero_point = layer.linear.zero_points[0]
     return build.op("MatMulInteger", unsigned, tall, middle, zero_point and layouts.current(zero_point))
 

@@ -1,0 +1,13 @@
+"""A model as one graph: its own functions inlined."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+
+def inline(model: ir.Model) -> None:
+    """In place."""
+    if model.functions:
+        InlinePass()(model)
+        model.functions.clear()
