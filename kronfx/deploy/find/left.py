@@ -26,7 +26,8 @@ def left_constants(graph: ir.Graph, maps: LinearMaps, block: tuple[int, int] | N
     """Every constant of the graph and its bodies with a tenth of its blocks zero that is no weight of ``maps``; on the
     grid of ``block`` where that divides it, else the detected one."""
     taken = {layer.linear.weight for layer in maps.layers} | {weight.value for weight in maps.unread}
-    taken |= {part for packed in maps.packed for part in (packed.weight, packed.scales, packed.zeros)}
+    parts = ((packed.weight, packed.scales, packed.zeros) for packed in maps.packed)
+    taken |= {part for trio in parts for part in trio if part is not None}
     constants = [value for part in (graph, *graph.subgraphs()) for value in part.initializers.values()]
     weights = (_left(graph, value, block) for value in constants if value not in taken)
     return tuple(weight for weight in weights if weight is not None)
