@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 import kronfx as kx
 
@@ -40,51 +39,61 @@ def models() -> dict[str, Bytes]:
     """Ten files of some KB, each with another kind of thing in it."""
     from onnx_files import onnx_file, planted
 
-    W, rng = planted(64, 64, (8, 8)), np.random.default_rng(0)
-    x, y, ids = {"x": ["b", 64]}, {"y": ["b", 64]}, {"x": ["b", "s"]}
-    out = [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
-    body = helper.make_graph([helper.make_node("MatMul", ["h", "w"], ["z"])], "body", [], out)
-    constant = numpy_helper.from_array(W, "value")
-    table = rng.standard_normal((10, 64)).astype("f")
-    kernel, square = planted(64, 16, (8, 8))[:, :, None, None], planted(64, 64, (8, 8), seed=1)
-    made: dict[str, tuple[Any, ...]] = {
-        "mlp": ([("Gemm", "x w c", "h", {"transB": 1}), ("Relu", "h", "y")], x, y, {"w": W, "c": W[0]}),
+    W, V = planted(64, 64, (8, 8)), planted(64, 64, (8, 8), seed=1)
+    table = np.random.default_rng(0).standard_normal((10, 64)).astype("f")
+    rows, listed = "float[b, 64] x => float[b, 64] y", ", ".join(map(str, W.ravel()))
+    made: dict[str, tuple[str, list[str], dict[str, np.ndarray]]] = {
+        "mlp": (rows, ["h = Gemm<transB=1>(x, w, c)", "y = Relu(h)"], {"w": W, "c": W[0]}),
         "constants": (
-            [("Constant", "", "c", {"value": constant}), ("Transpose", "c", "w"), ("MatMul", "x w", "y")], x, y, {},
+            rows,
+            [f"c = Constant<value=float[64, 64] {{{listed}}}>()", "w = Transpose(c)", "y = MatMul(x, w)"],
+            {},
         ),
         "attention": (
-            [("MatMul", "x w", "q"), ("MatMul", "x v", "k"), ("Transpose", "k", "t", {"perm": [0, 2, 1]}),
-             ("MatMul", "q t", "a"), ("Softmax", "a", "p", {"axis": -1}), ("MatMul", "p q", "y")],
-            {"x": ["b", 5, 64]}, {"y": ["b", 5, 64]}, {"w": W, "v": square},
+            "float[b, 5, 64] x => float[b, 5, 64] y",
+            ["q = MatMul(x, w)", "k = MatMul(x, v)", "t = Transpose<perm=[0, 2, 1]>(k)", "a = MatMul(q, t)",
+             "p = Softmax<axis=-1>(a)", "y = MatMul(p, q)"],
+            {"w": W, "v": V},
         ),
         "embedding": (
-            [("Gather", "table x", "e"), ("MatMul", "e w", "y")], ids, {"y": ["b", "s", 64]}, {"table": table, "w": W},
-            {"x": TensorProto.INT64},
+            "int64[b, s] x => float[b, s, 64] y",
+            ["e = Gather(table, x)", "y = MatMul(e, w)"],
+            {"table": table, "w": W},
         ),
-        "convolution": ([("Conv", "x w", "h"), ("GlobalAveragePool", "h", "y")], {"x": ["b", 16, 4, 4]},
-                        {"y": ["b", 64, 1, 1]}, {"w": kernel}),
-        "branch": ([("MatMul", "x w", "h"), ("If", "f", "y", {"then_branch": body, "else_branch": body})],
-                   {"x": ["b", 64], "f": []}, y, {"w": W}, {"f": TensorProto.BOOL}),
+        "convolution": (
+            "float[b, 16, 4, 4] x => float[b, 64, 1, 1] y",
+            ["h = Conv(x, w)", "y = GlobalAveragePool(h)"],
+            {"w": planted(64, 16, (8, 8))[:, :, None, None]},
+        ),
+        "branch": (
+            "float[b, 64] x, bool f => float[b, 64] y",
+            ["h = MatMul(x, w)",
+             "y = If(f) <then_branch = yes () => (float[b, 64] z) { z = MatMul(h, w) },"
+             " else_branch = no () => (float[b, 64] u) { u = MatMul(h, w) }>"],
+            {"w": W},
+        ),
         "8 bits": (
-            [("DynamicQuantizeLinear", "x", "q s z"), ("MatMulInteger", "q w z", "i"), ("Cast", "i", "f", {"to": 1}),
-             ("Mul", "f s", "y")],
-            x, y, {"w": (30 * W).astype(np.int8)},
+            rows,
+            ["q, s, z = DynamicQuantizeLinear(x)", "i = MatMulInteger(q, w, z)", "f = Cast<to=1>(i)", "y = Mul(f, s)"],
+            {"w": (30 * W).astype(np.int8)},
         ),
         "shapes": (
-            [("Shape", "x", "d"), ("Slice", "d zero one", "n"), ("Concat", "n eight", "r", {"axis": 0}),
-             ("Reshape", "x r", "g"), ("Expand", "one_f size", "w"), ("MatMul", "x w", "h"),
-             ("ReduceSum", "h axes", "y", {"keepdims": 1})],
-            x, {"y": ["b", 1], "g": ["b", 8, 8]},
+            "float[b, 64] x => float[b, 1] y, float[b, 8, 8] g",
+            ["d = Shape(x)", "n = Slice(d, zero, one)", "r = Concat<axis=0>(n, eight)", "g = Reshape(x, r)",
+             "w = Expand(one_f, size)", "h = MatMul(x, w)", "y = ReduceSum<keepdims=1>(h, axes)"],
             {"zero": np.array([0]), "one": np.array([1]), "eight": np.array([8, 8]), "axes": np.array([1]),
              "one_f": np.ones((1, 1), "f"), "size": np.array([64, 32])},
         ),
-        "16 bits": ([("MatMul", "x w", "h"), ("Clip", "h low", "y")], x, y,
-                    {"w": W.astype(np.float16), "low": np.float16(0)}, dict.fromkeys("xy", TensorProto.FLOAT16)),
+        "16 bits": (
+            "float16[b, 64] x => float16[b, 64] y",
+            ["h = MatMul(x, w)", "y = Clip(h, low)"],
+            {"w": W.astype(np.float16), "low": np.float16(0)},
+        ),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
-        found = {name: onnx_file(path, *parts).read_bytes() for name, parts in made.items()}
-        onnx_file(path, *made["mlp"])
+        found = {name: onnx_file(path, head, *nodes, **own).read_bytes() for name, (head, nodes, own) in made.items()}
+        path.write_bytes(found["mlp"])
         kx.sparsify_onnx(path, path, lowering="dense", tune=False)
         return {**found, "our own": path.read_bytes()}
 

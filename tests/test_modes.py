@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from onnx_files import onnx_file, planted
+from onnx_files import onnx_file, planted, product
 from torch import nn
 
 import kronfx as kx
@@ -23,7 +23,7 @@ FULL = planted(96, 96, (8, 8), 0.5)
 
 
 def source(path: Path) -> Path:
-    return onnx_file(path, [("MatMul", "x w", "y")], {"x": ["b", 96]}, {"y": ["b", 96]}, {"w": FULL.T})
+    return product(path, FULL)
 
 
 def sparsified(path: Path) -> None:
@@ -32,7 +32,7 @@ def sparsified(path: Path) -> None:
 
 def unchanged(path: Path) -> None:
     """Nothing to gain: the source's own bytes."""
-    src = onnx_file(path.with_name("source.onnx"), [("Relu", "x", "y")], {"x": ["b", 4]}, {"y": ["b", 4]}, {})
+    src = onnx_file(path.with_name("source.onnx"), "float[b, 4] x => float[b, 4] y", "y = Relu(x)")
     kx.sparsify_onnx(src, path, tune=False)
 
 

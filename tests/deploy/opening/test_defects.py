@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_files import answers, assert_same, onnx_file
+from onnx_files import answers, assert_same, product
 from strange_files import PRODUCT, QUICK, W, X, info, refusal, saved, written
 
 import kronfx as kx
@@ -111,7 +111,7 @@ def test_a_constant_too_large_to_be_meant(tmp_path: Path) -> None:
 
 
 def test_a_model_made_by_hand_and_checked_still_opens(tmp_path: Path) -> None:
-    src = onnx_file(tmp_path / "m.onnx", [("MatMul", "x w", "y")], {"x": ["b", 128]}, {"y": ["b", 128]}, {"w": W.T})
+    src = product(tmp_path / "m.onnx", W)
     dst, _ = written(src)
     assert_same(answers(dst, x=X)[0], X.astype(float) @ W.T)
 

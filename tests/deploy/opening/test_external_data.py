@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnx_files import answers, assert_same, onnx_file, planted
+from onnx_files import answers, assert_same, onnx_file, planted, product
 from torch import nn
 
 import kronfx as kx
@@ -26,9 +26,8 @@ Layout = Callable[[Path], None]
 
 
 def two_products(path: Path, **more: Any) -> Path:
-    nodes = [("MatMul", "x w", "h"), ("MatMul", "h v", "y")]
-    dims = {"x": ["b", 128]}, {"y": ["b", 128]}
-    return onnx_file(path, nodes, *dims, {"w": W.T, "v": V.T}, **more)
+    nodes = "h = MatMul(x, w)", "y = MatMul(h, v)"
+    return onnx_file(path, "float[b, 128] x => float[b, 128] y", *nodes, w=W.T, v=V.T, **more)
 
 
 def moved_out(path: Path, places: dict[str, tuple[str, int]]) -> None:
@@ -210,7 +209,7 @@ def test_nothing_gained_and_data_outside(tmp_path: Path) -> None:
     """The source's own bytes, and yet a file that stands alone."""
     rng = np.random.default_rng(0)
     full = rng.standard_normal((128, 128)).astype("f")
-    src = onnx_file(tmp_path / "m.onnx", [("MatMul", "x w", "y")], {"x": ["b", 128]}, {"y": ["b", 128]}, {"w": full})
+    src = product(tmp_path / "m.onnx", full.T)
     moved_out(src, {"w": ("m.data", 0)})
     (tmp_path / "out").mkdir()
     report = kx.sparsify_onnx(src, tmp_path / "out" / "m.onnx", tune=False)
