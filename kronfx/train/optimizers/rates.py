@@ -6,7 +6,8 @@ inputs than its layer, and its rate may be ``n / d_in`` times as high (Qiu et al
 gain, whose deviation is ``u = d_in^-1/2 min(1, (d_out / d_in)^1/2)``). Where it starts otherwise the rate follows: with
 one factor ten times as large and its partner a tenth, ``W`` is the same, and so is a step ten times as long.
 
-How that was measured, and what lost: ``kronfx/decisions/rates.md``.
+How that was measured, and what lost: ``kronfx/decisions/rates.md``; that they need no rescaling:
+``kronfx/decisions/stability.md``.
 """
 
 from __future__ import annotations
