@@ -139,6 +139,19 @@ def skip(*widths: int) -> Skip:
     return Skip(*mlp(*widths))
 
 
+def lenet_features() -> nn.Sequential:
+    """LeNet-5 up to the 400 features of its head."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+    )
+
+
 def lenet5() -> nn.Sequential:
     """The 61,706-parameter LeNet-5 for 28x28 images."""
     head = {
@@ -148,15 +161,7 @@ def lenet5() -> nn.Sequential:
         "a2": nn.ReLU(),
         "fc3": nn.Linear(84, 10),
     }
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-    )
+    model = lenet_features()
     for name, layer in head.items():
         model.add_module(name, layer)
     return model
@@ -186,15 +191,7 @@ class FoldedLeNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
+        self.features = lenet_features()
         self.fc1 = folded(120, 400, (8, 16), seed=1)
         self.fc2 = folded(84, 120, (4, 8), seed=2)
         self.fc3 = folded(10, 84, (2, 4), seed=3)

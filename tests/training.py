@@ -11,7 +11,7 @@ from models import mlp
 from torch import Tensor, nn
 
 import kronfx as kx
-from kronfx.train import Blocks, BlockSparsity, GroupLasso, MagnitudePruning, PatternSelection, Stepped
+from kronfx.train import Blocks, BlockSparsity, GroupLasso, MagnitudePruning, Stepped
 from kronfx.train.penalties.penalty import Penalty
 
 LR = 0.02
@@ -102,24 +102,26 @@ def teacher(block: tuple[int, int], seed: int) -> Tensor:
     return W / W.norm() * 4
 
 
-def fit(model: nn.Module, W: Tensor, selection: PatternSelection, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def fit(
+    model: nn.Module, W: Tensor, penalty: Penalty, optimizer: torch.optim.Optimizer, steps: int, rows: int = 64
+) -> None:
     """That many steps of it."""
-    for _ in regression(model, W, selection, optimizer, steps):
+    for _ in regression(model, W, penalty, optimizer, steps, rows):
         pass
 
 
 def regression(
-    model: nn.Module, W: Tensor, selection: PatternSelection, optimizer: torch.optim.Optimizer, steps: int
+    model: nn.Module, W: Tensor, penalty: Penalty, optimizer: torch.optim.Optimizer, steps: int, rows: int = 64
 ) -> Iterator[None]:
     """Regression on random rows, the loop of the documentation."""
     generator = torch.Generator().manual_seed(3)
     for _ in range(steps):
-        x = torch.randn(64, W.shape[1], generator=generator, dtype=W.dtype)
-        loss = (model(x) - x @ W.T).square().mean() + selection.penalty()
+        x = torch.randn(rows, W.shape[1], generator=generator, dtype=W.dtype)
+        loss = (model(x) - x @ W.T).square().mean() + penalty.penalty()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        selection.step()
+        penalty.step()
         yield
 
 

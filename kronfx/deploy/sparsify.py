@@ -35,9 +35,13 @@ def sparsify_onnx(
 ) -> ExportReport:
     """Write any ONNX file anew, smaller and faster where its weights have blocks of zeros, and computing the same.
 
-    Every constant of a MatMul, Gemm, 1x1 Conv or MatMulInteger is looked at, whoever pruned it. An 8-bit file of
-    onnxruntime's ``quantize_dynamic`` gains as well: quantize first, then come here. One of ``quantize_static`` (QDQ)
-    becomes smaller, and runs as it did. It is verified at two lengths of every free axis besides the batch.
+    Every constant is looked at, whoever pruned it: those of MatMul, Gemm, 1x1 Conv, MatMulInteger and the fused ones
+    may run sparse, all others are stored sparse and run as they did. An 8-bit file of onnxruntime's
+    ``quantize_dynamic`` gains as well: quantize first, then come here. One of ``quantize_static`` (QDQ) becomes
+    smaller, and runs as it did. It is verified at two lengths of every free axis besides the batch.
+
+    External data is read from below the file's own folder, and nowhere else; what is written stands alone. Opsets from
+    7 on are converted. Where nothing gets smaller or faster, ``dst`` is the source's own bytes, and the report says so.
 
     ``src`` is left untouched, ``dst`` is written whole or not at all. Raises ExportError, VerificationError.
     """
@@ -54,7 +58,7 @@ def sparsify_onnx(
         source = replace(source, block=options.block, notes=notes)
         original, proof = source.original, None
         if options.verify and original is not None:
-            proof = proof_of_file(original, source.model, tuple(options.batch_sizes), options.example_inputs)
+            proof = proof_of_file(original, source.model, options.batch_sizes, options.example_inputs)
         return deploy(source, target, options, proof, step)
 
 
@@ -66,8 +70,9 @@ def read_source(src: object) -> Source:
     _require_finite(model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
     remember(model.graph)
-    inline(model)
-    lift(path, model)
+    if model.functions:
+        inline(model)
+        lift(path, model)  # what was a function's own
     weights = tuple(KnownWeight(site, own.shape, own.W, product=own) for site, own in products(model.graph))
     fold(path, model, is_folded)
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)

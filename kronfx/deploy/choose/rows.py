@@ -12,7 +12,6 @@ from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.nodes.values import content, tensor_of
 from kronfx.deploy.records.report import ExportedLayer
-from kronfx.deploy.storage import Storage
 from kronfx.records import Lowering
 
 _STORED = "only stored in blocks"
@@ -33,12 +32,12 @@ def exported(maps: LinearMaps, contender: Contender) -> tuple[ExportedLayer, ...
         name = names.setdefault(key, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
         rows.setdefault(name, _layer_row(layer, name, lowering, size, why))
     for weight in maps.unread:
-        rows.setdefault(weight.origin.site, _unread_row(weight))
+        rows.setdefault(weight.origin.site, _constant_row(weight, weight.origin.site, _UNREAD))
     for packed in maps.packed:
         rows.setdefault(packed.site, _packed_row(packed))
     for left in maps.left:
         if left.storage is not None:
-            rows.setdefault(left.name, _stored_row(left, left.storage))
+            rows.setdefault(left.name, _constant_row(left, left.name, f"{_STORED}: {left.why}"))
     return tuple(rows.values())
 
 
@@ -67,23 +66,6 @@ def _layer_row(layer: Layer, name: str, lowering: Lowering, size: int, why: str)
     )
 
 
-def _unread_row(weight: PlacedWeight) -> ExportedLayer:
-    m, n = weight.survivors.dims
-    dense = tensor_of(weight.value).nbytes
-    return ExportedLayer(
-        site=weight.origin.site,
-        m=m,
-        n=n,
-        block=weight.origin.shape.block,
-        lowering="dense",
-        zero_blocks=weight.survivors.zero_blocks,
-        blocks=weight.origin.shape.blocks,
-        dense_bytes=dense,
-        bytes=weight.storage.bytes if weight.storage is not None else dense,
-        why=_UNREAD,
-    )
-
-
 def _packed_row(packed: Packed) -> ExportedLayer:
     (m, n), blobs = packed.dims, packed.survivors[0]
     return ExportedLayer(
@@ -100,17 +82,18 @@ def _packed_row(packed: Packed) -> ExportedLayer:
     )
 
 
-def _stored_row(left: LeftConstant, storage: Storage) -> ExportedLayer:
-    m, n = left.survivors.dims
+def _constant_row(constant: PlacedWeight | LeftConstant, site: str, why: str) -> ExportedLayer:
+    alive, dense = constant.survivors, tensor_of(constant.value).nbytes
+    m, n = alive.dims
     return ExportedLayer(
-        site=left.name,
+        site=site,
         m=m,
         n=n,
-        block=left.survivors.shape.block,
+        block=alive.shape.block,
         lowering="dense",
-        zero_blocks=left.survivors.zero_blocks,
-        blocks=left.survivors.shape.blocks,
-        dense_bytes=tensor_of(left.value).nbytes,
-        bytes=storage.bytes,
-        why=f"{_STORED}: {left.why}",
+        zero_blocks=alive.zero_blocks,
+        blocks=alive.shape.blocks,
+        dense_bytes=dense,
+        bytes=constant.storage.bytes if constant.storage is not None else dense,
+        why=why,
     )

@@ -8,6 +8,5 @@ from onnx_ir.passes.common import InlinePass
 
 def inline(model: ir.Model) -> None:
     """In place."""
-    if model.functions:
-        InlinePass()(model)
-        model.functions.clear()
+    InlinePass()(model)
+    model.functions.clear()

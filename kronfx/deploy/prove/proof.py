@@ -53,7 +53,7 @@ def proof_of(reference: Answer, cases: Sequence[Case], tolerance: float, is_bflo
 
 
 def proof_of_file(
-    original: Original, model: ir.Model, sizes: tuple[int, ...], example: Mapping[str, Any] | None
+    original: Original, model: ir.Model, sizes: Sequence[int], example: Mapping[str, Any] | None
 ) -> Proof:
     """Held against the file that a ``model`` was read from, on inputs that it runs on.
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import dense, random_factors
 from torch import Tensor, nn
+from training import fit
 
 import kronfx as kx
 from kronfx.errors import TrainError
@@ -69,20 +70,6 @@ def _teacher(shape: KroneckerShape, share: float, seed: int = 7) -> Tensor:
     S = (torch.rand(shape.m1, shape.n1, generator=generator, dtype=torch.float64) >= share).double()
     sign = torch.randn(shape.m1, shape.n1, generator=generator, dtype=torch.float64).sign()
     return torch.kron(S * sign, torch.ones(shape.m2, shape.n2, dtype=torch.float64))
-
-
-def _fit(
-    layer: KroneckerLinear, W: Tensor, helper: BlockSparsity, optimizer: torch.optim.Optimizer, steps: int
-) -> None:
-    """Regression on random rows: ``mean |x (W_layer - W)^T|^2``, the loop of the documentation."""
-    generator = torch.Generator().manual_seed(3)
-    for _ in range(steps):
-        x = torch.randn(32, W.shape[1], generator=generator, dtype=W.dtype)
-        loss = (layer(x) - x @ W.T).square().mean() + helper.penalty()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        helper.step()
 
 
 def _step(model: nn.Module, lr: float = 1e-3, **options: Any) -> BlockSparsity:
@@ -172,7 +159,7 @@ def test_zero_blocks_of_a_planted_pattern_appear_and_are_counted_on_the_folded_w
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
     helper = BlockSparsity(layer, strength=0.3, optimizer=optimizer)
     assert helper.sparsity() == 0
-    _fit(layer, W, helper, optimizer, 500)
+    fit(layer, W, helper, optimizer, 500, rows=32)
     assert torch.equal(layer.S == 0, W[::2, ::3] == 0)
     folded = kx.fold(nn.Sequential(layer))[0].weight
     assert helper.sparsity() == _share_of_zero_blocks(folded, shape) == _share_of_zero_blocks(layer.weight, shape)
@@ -188,7 +175,7 @@ def test_a_block_that_is_needed_grows_back() -> None:
     helper = BlockSparsity(layer, strength=0.3, optimizer=optimizer)
     with torch.no_grad():
         layer.S[p, j] = 0
-    _fit(layer, W, helper, optimizer, 300)
+    fit(layer, W, helper, optimizer, 300, rows=32)
     assert layer.S[p, j] != 0
 
 
@@ -221,7 +208,7 @@ def test_the_target_is_reached_from_above_too() -> None:
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
     helper = BlockSparsity(layer, strength=100, target=0.25, optimizer=optimizer)
     assert helper.sparsity() > 0.5
-    _fit(layer, _teacher(layer.shape, share=0.0), helper, optimizer, 20)
+    fit(layer, _teacher(layer.shape, share=0.0), helper, optimizer, 20, rows=32)
     assert helper.sparsity() == 0.25  # 6 of 24
 
 
