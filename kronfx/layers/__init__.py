@@ -12,6 +12,7 @@ from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates, 
 from kronfx.layers.closures import rebind
 from kronfx.layers.convolution import Convolution, KroneckerConv
 from kronfx.layers.copies import deep_copy
+from kronfx.layers.factors import Factors
 from kronfx.layers.find import (
     FOLDED,
     factored_sites,
@@ -24,7 +25,7 @@ from kronfx.layers.find import (
     sparsity,
 )
 from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, block_sparse_conv, released
-from kronfx.layers.linear import Factors, KroneckerLinear
+from kronfx.layers.linear import KroneckerLinear
 from kronfx.layers.names import named_modules, named_parameters, unwrapped, user_name, wrapped
 from kronfx.layers.precision import full_precision
 from kronfx.layers.products import answer, holds_unformed, rows_times_matrix

@@ -9,8 +9,9 @@ from torch import nn
 from kronfx.errors import KronfxError
 from kronfx.layers.adopted import KroneckerWeight
 from kronfx.layers.candidates import CHILD, FactoredLayer, KroneckerCandidates
+from kronfx.layers.factors import Factors
 from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, released
-from kronfx.layers.linear import Factors, KroneckerLinear
+from kronfx.layers.linear import KroneckerLinear
 from kronfx.layers.names import wrapped
 
 FOLDED = (BlockSparseLinear, BlockSparseConv)

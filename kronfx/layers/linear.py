@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -12,45 +11,14 @@ from torch import Tensor, nn
 
 from kronfx import kron
 from kronfx.errors import GraphError
+from kronfx.layers.factors import Factors
+from kronfx.layers.formed import formed
 from kronfx.layers.precision import without_autocast
 from kronfx.layers.writes import computed, refuse, require_factors
 from kronfx.records import Evaluation, KroneckerShape
 
 EVALUATE = {"a_first": kron.a_first, "b_first": kron.b_first}
 STACKED = {"a_first": kron.stacked_a_first, "b_first": kron.stacked_b_first}
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """The trained factors of one site: ``S [m1, n1]``, ``A [r, m1, n1]``, ``B [r, m2, n2]`` (live, not copies).
-
-    ``features``: ``(m, n)`` of a ``W`` that is smaller than ``m1 m2 x n1 n2``; what is beyond is sliced off.
-    """
-
-    S: Tensor
-    A: Tensor
-    B: Tensor
-    features: tuple[int, int] | None = None
-
-    @property
-    def shape(self) -> KroneckerShape:
-        """``(m1, n1, m2, n2)``."""
-        return kron.shape_of(self.A, self.B)
-
-    @property
-    def rank(self) -> int:
-        """``r``: how many Kronecker products are summed."""
-        return self.A.shape[-3]
-
-    def materialize(self) -> Tensor:
-        """``W [m, n] = sum_i (S * A_i) kron B_i``."""
-        W = kron.materialize(self.S, self.A, self.B)
-        return W if self.features is None else W[..., : self.features[0], : self.features[1]]
-
-    @property
-    def transposed(self) -> Factors:
-        """Those of ``W^T [n, m]``: every factor transposed."""
-        return Factors(self.S.mT, self.A.mT, self.B.mT, self.features and self.features[::-1])
 
 
 def evaluated(
@@ -61,8 +29,9 @@ def evaluated(
     A padded shape gets zeros for the surplus columns of ``W``, and loses its surplus rows.
     """
     if evaluation == "materialize":
-        W = factors.materialize()
-        return torch.matmul(x, W.mT) if stacked else F.linear(x, W)
+        if stacked:
+            return torch.matmul(x, factors.materialize().mT)
+        return formed(x, factors)
     features = factors.features
     x = x if features is None else F.pad(x, (0, grid.n - features[1]))
     S, A, B = factors.S, factors.A, factors.B
@@ -193,7 +162,7 @@ class KroneckerLinear(nn.Module):
         """``x [..., n] -> [..., m]`` by the chosen evaluation; of a stack, ``x [*stack, N, n]``."""
         # torch's own encoder hands nested tensors to its layers where a padding mask is given; only products take them.
         if (self.evaluation == "materialize" or (isinstance(x, Tensor) and x.is_nested)) and not self.stack:
-            return F.linear(x, self.factors.materialize(), self.bias)
+            return formed(x, self.factors, self.bias)
         y = evaluated(x, self.factors, self.grid, self.rank, self.evaluation, bool(self.stack))
         # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
         return y if self.bias is None else y + self.bias.to(y.dtype)

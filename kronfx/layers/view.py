@@ -13,7 +13,8 @@ from torch import Tensor
 
 from kronfx.layers.candidates import FactoredLayer, candidates_of
 from kronfx.layers.convolution import Convolution, KroneckerConv
-from kronfx.layers.linear import Factors, KroneckerLinear, evaluated
+from kronfx.layers.factors import Factors
+from kronfx.layers.linear import KroneckerLinear, evaluated
 from kronfx.layers.precision import without_autocast
 from kronfx.layers.tensorlike import TensorLike, otherwise
 from kronfx.records import Evaluation
