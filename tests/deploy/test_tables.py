@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx_files import answers, assert_same, constants, evaluated, onnx_file, ops, planted, product, sparse
 
+import kronfx as kx
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.spellings import SPELLINGS
@@ -22,6 +24,7 @@ from kronfx.deploy.lower.operators.elementwise import elementwise
 from kronfx.deploy.nodes.builder import Builder
 from kronfx.deploy.nodes.values import is_constant
 from kronfx.deploy.storage import STORAGES, Survivors
+from kronfx.records import Lowering
 
 FLOAT32 = 1e-5  # a hundred products of numbers near 1
 
@@ -104,6 +107,12 @@ def test_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         counts.append(ops(dst).count("Transpose"))
         monkeypatch.setitem(RULES, "Sin", elementwise)
     assert counts == [4, 2]  # without the row, Sin's input and output are transposed as well
+
+
+def test_the_lowerings_have_the_names_and_the_documentation_has_the_lowerings() -> None:
+    assert set(get_args(Lowering)) == set(LOWERINGS)
+    for verb in (kx.export_onnx, kx.sparsify_onnx):
+        assert {name for name in LOWERINGS if f'``"{name}"``' not in (inspect.getdoc(verb) or "")} == set()
 
 
 def from_the_left(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]:

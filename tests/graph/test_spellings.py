@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import kronfx as kx
 from kronfx.records import EVALUATIONS, Evaluation
@@ -75,6 +76,10 @@ def test_spelling(name: str) -> None:
     shape, forward = SPELLINGS[name]
     factored = reproduces(spelled("Spelling", shape, forward), torch.randn(5, N), sites={"w"})
     assert kx.factors(factored)["w"].materialize().shape == (M, N)
+    small = kx.factorize(spelled("Spelling", shape, forward), rank=1, block=(3, 5))
+    with FlopCounterMode(display=False) as counter:
+        small(torch.randn(5, N))
+    assert counter.get_total_flops() < 2 * 5 * M * N  # W is not formed
 
 
 @pytest.mark.parametrize("name", [name for name in SPELLINGS if name != "torch.mm" and "addmm" not in name])

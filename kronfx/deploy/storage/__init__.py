@@ -5,7 +5,7 @@ read are constants, and runs the dense product.
 
 To add a storage: a file with a frozen class that is a ``Storage``, and a function that makes one of the surviving
 blocks of ``W``, and of its factors where it has any, or answers None where it cannot; a row here. The one of the fewest
-bytes is taken.
+bytes is taken. ``tests/deploy/storage/test_rows.py`` rebuilds ``W`` and ``W^T`` by every row.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ node ("pads its input"), why a product with a constant is none that kronfx takes
 multiply by.
 
 To add a spelling: a file with a function from a node to one of these three, a row here. Operators that are not ONNX's
-own have their domain in front.
+own have their domain in front. Whatever comes down to ``A B`` with a constant matrix for either, transposed or not,
+asks ``product`` in ``product.py``; the fields of ``Linear`` are in ``kronfx/deploy/find/linear.py``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ A lowering says why it cannot take a layer, or None where it can (``refusal``), 
 long) where nothing is timed. ``emit`` gets the layers that read the same input and have blocks of one size, and that
 input feature-major; it answers their outputs feature-major. ``dense`` has no ``emit``: the product stays as it is.
 
-To add a lowering: a file with these four functions, a row here, its name in ``kronfx.records.Lowering``.
+To add a lowering: a file with these four functions, a row here, its name in ``kronfx.records.Lowering``, and what it
+means in the option ``lowering`` of ``kronfx/deploy/options.py``. ``axes.no_axes`` refuses for all that want the
+features in front, ``price`` has what ``cost`` is made of, ``kronfx/deploy/lower/layouts.py`` what a ``Feature`` is.
 """
 
 from __future__ import annotations
