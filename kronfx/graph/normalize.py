@@ -1,7 +1,11 @@
 """Every spelling of a linear map -> one canonical node: which weight it reads, what goes in, what bias comes on top.
 
 A spelling is a function from an fx node to a :class:`Linear`, to the reason why this use of a weight cannot be
-rewritten, or to ``None`` where it is no such spelling. A new one is a row in ``SPELLINGS``.
+rewritten, or to ``None`` where it is no such spelling.
+
+To add one: a function here, beside ``linear``, and a row in ``SPELLINGS``; it makes sites. Code that people wrote goes
+on running, and its weights answer torch's own functions: one that has no row in ``PRODUCTS`` of
+``kronfx/layers/products.py`` forms ``W``. ``tests/graph/test_spellings.py`` has a line for each, and fails then.
 """
 
 from __future__ import annotations
@@ -78,10 +82,10 @@ def einsum(node: fx.Node) -> Found:
         return None
     matrix_first = _stored(operands[0]) is not None
     x, weight = operands[::-1] if matrix_first else operands
-    turned = rows_times_matrix(node.args[0], matrix_first)
-    if turned is None:
+    transposed = rows_times_matrix(node.args[0], matrix_first)
+    if transposed is None:
         return f"einsum {node.args[0]!r} is no product of rows with a matrix"
-    return _canonical(node, x, weight, None, "einsum", not turned)
+    return _canonical(node, x, weight, None, "einsum", not transposed)
 
 
 def convolution(node: fx.Node) -> Found:

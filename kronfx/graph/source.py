@@ -15,10 +15,10 @@ from torch import nn
 
 # Operations that take a matrix as [..., m, n] ("upright"), and those that take it as [..., n, m]; as which argument.
 UPRIGHT = {"linear": 1, "multi_head_attention_forward": None, "_native_multi_head_attention": None}
-TURNED = {"matmul": 1, "mm": 1, "bmm": 1, "_grouped_mm": 1, "grouped_mm": 1, "addmm": 2, "baddbmm": 2}
+TRANSPOSED = {"matmul": 1, "mm": 1, "bmm": 1, "_grouped_mm": 1, "grouped_mm": 1, "addmm": 2, "baddbmm": 2}
 LIBRARIES = {"torch", "nn", "F", "functional"}
 PASSING = {"to", "type_as", "contiguous"}
-TURNING = {"t", "transpose", "T", "mT"}
+TRANSPOSING = {"t", "transpose", "T", "mT"}
 ASKING = {"shape", "dtype", "device", "size", "dim", "ndim", "numel", "requires_grad", "is_cuda", "layout"}
 BUILDING = ("init", "reset", "repr", "setstate", "load")  # in the names of methods that do not compute
 
@@ -67,13 +67,13 @@ def _builds(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
 
 def _use(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool | str:
     """True or False: a linear map, stored transposed or not; ``"asked"``: no use; ``"other"``: any other."""
-    turned = False
+    transposed = False
     while True:
         parent = parents[node]
         if isinstance(parent, ast.Subscript) and parent.value is node:
             node = parent
-        elif isinstance(parent, ast.Attribute) and parent.attr in TURNING | PASSING:
-            turned ^= parent.attr in TURNING
+        elif isinstance(parent, ast.Attribute) and parent.attr in TRANSPOSING | PASSING:
+            transposed ^= parent.attr in TRANSPOSING
             call = parents[parent]
             node = call if isinstance(call, ast.Call) and call.func is parent else parent
         else:
@@ -83,23 +83,23 @@ def _use(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool | str:
     if isinstance(parent, (ast.Compare, ast.Tuple, ast.List, ast.BoolOp, ast.If, ast.IfExp, ast.UnaryOp)):
         return "asked"
     if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.MatMult) and parent.right is node:
-        return not turned
+        return not transposed
     if isinstance(parent, ast.keyword):
         call = parents[parent]
-        return _argument(call, None, turned) if isinstance(call, ast.Call) else "other"
-    return _argument(parent, node, turned) if isinstance(parent, ast.Call) else "other"
+        return _argument(call, None, transposed) if isinstance(call, ast.Call) else "other"
+    return _argument(parent, node, transposed) if isinstance(parent, ast.Call) else "other"
 
 
-def _argument(call: ast.Call, node: ast.AST | None, turned: bool) -> bool | str:
+def _argument(call: ast.Call, node: ast.AST | None, transposed: bool) -> bool | str:
     """What a call does with its argument ``node``, or with one it takes by keyword."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-    if name not in UPRIGHT and name not in TURNED:
+    if name not in UPRIGHT and name not in TRANSPOSED:
         return "other"
-    wanted = UPRIGHT.get(name, TURNED.get(name))
+    wanted = UPRIGHT.get(name, TRANSPOSED.get(name))
     is_method = (
         isinstance(call.func, ast.Attribute)
         and getattr(call.func.value, "attr", getattr(call.func.value, "id", "")) not in LIBRARIES
     )
     if node is not None and wanted is not None and call.args.index(node) + is_method != wanted:  # type: ignore[arg-type]
         return "other"
-    return turned if name in UPRIGHT else not turned
+    return transposed if name in UPRIGHT else not transposed

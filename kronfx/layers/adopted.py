@@ -31,14 +31,14 @@ from kronfx.layers.writes import require_factors
 class KroneckerWeight(TensorLike, nn.Module):
     """A factored layer in the place of its owner's parameter ``W [..., m, n]``.
 
-    ``turned``: the owner stores it ``[..., n, m]``.
+    ``transposed``: the owner stores it ``[..., n, m]``.
     """
 
-    turned: bool
+    transposed: bool
 
     def view(self) -> WeightView:
         """The weight as a value."""
-        return WeightView(cast(FactoredLayer, self), self.turned)
+        return WeightView(cast(FactoredLayer, self), self.transposed)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -52,7 +52,7 @@ class LinearWeight(KroneckerWeight, KroneckerLinear):
 
     def set_nearest(self, W: Tensor) -> None:
         """Set the factors to the nearest ones of ``W``, as the owner stores it."""
-        super().set_nearest(W.mT if self.turned else W)
+        super().set_nearest(W.mT if self.transposed else W)
 
 
 class ConvolutionWeight(KroneckerWeight, KroneckerConv):
@@ -84,7 +84,7 @@ def adopt(owner: nn.Module, name: str, layer: FactoredLayer, transposed: bool) -
     """Let ``owner.name`` be ``W`` of ``layer``, transposed ``[..., n, m]`` where the owner stores it so; returns it."""
     kind = _WEIGHTS[type(layer)]
     weight = kind.__new__(kind)
-    vars(weight).update(vars(layer), turned=transposed)
+    vars(weight).update(vars(layer), transposed=transposed)
     delattr(owner, name)
     vars(owner).get(GRIDS, {}).pop(name, None)
     owner.add_module(name, weight.train(owner.training))
@@ -112,14 +112,14 @@ def release(owner: nn.Module, name: str, W: Tensor) -> nn.Parameter:
     convolution = weight.view().convolution
     if convolution is not None:
         W = W.unflatten(-1, (-1, *convolution.kernel))
-    value = W.detach().mT.contiguous() if weight.turned else W.detach().clone()
+    value = W.detach().mT.contiguous() if weight.transposed else W.detach().clone()
     if not factored_weights(owner):
         hooks = owner._load_state_dict_pre_hooks
         for key in [key for key, hook in hooks.items() if _is_ours(hook)]:
             del hooks[key]
     parameter = nn.Parameter(value, requires_grad=W.requires_grad)
     owner.register_parameter(name, parameter)
-    vars(owner).setdefault(GRIDS, {})[name] = weight.grid, weight.turned, convolution is not None
+    vars(owner).setdefault(GRIDS, {})[name] = weight.grid, weight.transposed, convolution is not None
     return parameter
 
 

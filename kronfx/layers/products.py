@@ -132,11 +132,11 @@ def _einsum(equation: Any, *operands: Any) -> Any:
     if not isinstance(equation, str) or len(given) != 2:
         return NotImplemented
     x, weight = given
-    turned = rows_times_matrix(equation, isinstance(x, Unformed))
+    transposed = rows_times_matrix(equation, isinstance(x, Unformed))
     weight, x = (x, weight) if isinstance(x, Unformed) else (weight, x)
-    if turned is None or isinstance(x, Unformed):
+    if transposed is None or isinstance(x, Unformed):
         return NotImplemented
-    return _times(x, weight if turned else weight.mT)
+    return _times(x, weight if transposed else weight.mT)
 
 
 def rows_times_matrix(equation: str, matrix_first: bool) -> bool | None:

@@ -81,7 +81,7 @@ class TensorLike(Unformed):
     @property
     def mT(self) -> WeightView | Tensor:
         view = self.view()
-        return view.guarded().mT if view.convolution is not None else replace(view, turned=not view.turned)
+        return view.guarded().mT if view.convolution is not None else replace(view, transposed=not view.transposed)
 
     def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
@@ -109,8 +109,8 @@ class TensorLike(Unformed):
         """A view where that is to change the last two axes."""
         order = tuple(dims[0]) if len(dims) == 1 and not isinstance(dims[0], int) else dims
         count = len(self.shape)
-        turned = (*range(count - 2), count - 1, count - 2)
-        return self.mT if tuple(d % count for d in order) == turned else self.guarded().permute(*order)
+        swapped = (*range(count - 2), count - 1, count - 2)
+        return self.mT if tuple(d % count for d in order) == swapped else self.guarded().permute(*order)
 
     def contiguous(self) -> WeightView:
         return self.view()

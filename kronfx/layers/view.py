@@ -1,4 +1,4 @@
-"""Which weight is meant: a factored layer's own, turned, cast, some of its rows, some members of its stack."""
+"""Which weight is meant: a factored layer's own, transposed, cast, some of its rows, some members of its stack."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from kronfx.layers.precision import without_autocast
 from kronfx.layers.tensorlike import TensorLike, otherwise
 from kronfx.records import Evaluation
 
-TURNED: dict[Evaluation, Evaluation] = {"a_first": "b_first", "b_first": "a_first", "materialize": "materialize"}
+TRANSPOSED: dict[Evaluation, Evaluation] = {"a_first": "b_first", "b_first": "a_first", "materialize": "materialize"}
 Rows = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class WeightView(TensorLike):
-    """``W [..., m, n]`` of a factored layer, or ``W^T`` where ``turned``; with ``key``, of these members of its stack;
-    with ``rows``, from row ``rows[0]`` to before ``rows[1]``; with ``cast``, in another dtype.
+    """``W [..., m, n]`` of a factored layer, or ``W^T`` where ``transposed``; with ``key``, of these members of its
+    stack; with ``rows``, from row ``rows[0]`` to before ``rows[1]``; with ``cast``, in another dtype.
     """
 
     layer: FactoredLayer
-    turned: bool
+    transposed: bool
     key: Any = None
     rows: Rows | None = None
     cast: torch.dtype | None = None
@@ -54,7 +54,7 @@ class WeightView(TensorLike):
     @property
     def is_whole(self) -> bool:
         """Whether it is the layer's own ``W^T``, so that ``x @ W^T`` is a call of the layer."""
-        return self.turned and self.key is None and self.rows is None and self.cast is None
+        return self.transposed and self.key is None and self.rows is None and self.cast is None
 
     def size_of(self) -> torch.Size:
         """The shape of the tensor it stands for."""
@@ -65,11 +65,11 @@ class WeightView(TensorLike):
         stack = S.shape[:-2] if self.key is None else S[self.key].shape[:-2]
         m = self.first.out_features if self.rows is None else self.rows[1] - self.rows[0]
         n = self.first.in_features
-        return torch.Size((*stack, n, m) if self.turned else (*stack, m, n))
+        return torch.Size((*stack, n, m) if self.transposed else (*stack, m, n))
 
     def along_rows(self, dim: int) -> bool:
         """Whether this axis of the tensor counts the rows of a single ``W``."""
-        return self.convolution is None and len(self.shape) == 2 and dim % 2 == int(self.turned)
+        return self.convolution is None and len(self.shape) == 2 and dim % 2 == int(self.transposed)
 
     def rows_of(self, start: int, stop: int) -> WeightView:
         """These of its rows."""
@@ -108,7 +108,7 @@ class WeightView(TensorLike):
         W = W if self.rows is None else W[..., self.rows[0] : self.rows[1], :]
         if self.convolution is not None:
             return W.unflatten(-1, (-1, *self.convolution.kernel))  # type: ignore[no-any-return]
-        return W.mT if self.turned else W
+        return W.mT if self.transposed else W
 
     def product(self, x: Any) -> Any:
         """``x @ self`` by the factors; None where only ``W`` will do."""
@@ -122,9 +122,9 @@ class WeightView(TensorLike):
 
     def _applied(self, x: Any, factors: Factors, layer: KroneckerLinear) -> Any:
         grid, rank, evaluation, stacked = layer.grid, layer.rank, layer.evaluation, len(self.shape) > 2
-        if not self.turned:
+        if not self.transposed:
             whole = x if self.rows is None else torch.nn.functional.pad(x, self._beside())
-            return evaluated(whole, factors.transposed, grid.T, rank, TURNED[evaluation], stacked)
+            return evaluated(whole, factors.transposed, grid.T, rank, TRANSPOSED[evaluation], stacked)
         if self.rows is None:
             return evaluated(x, factors, grid, rank, evaluation, stacked)
         start, stop = self.rows

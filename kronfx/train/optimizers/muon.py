@@ -89,11 +89,11 @@ class KroneckerMuon(Optimizer):
         norm_A, norm_B = spectral_norm(left), spectral_norm(right)
         U_A = orthogonalized(stack.of_A(whole(self._momentum(A, group["momentum"]))))
         U_B = orthogonalized(stack.of_B(whole(self._momentum(B, group["momentum"]))))
-        for factor, matrix, divisor, turned in (
+        for factor, matrix, divisor, returned in (
             (A, U_A, torch.maximum(norm_B, FLOOR * norm_A), stack.to_A),
             (B, U_B, torch.maximum(norm_A, FLOOR * norm_B), stack.to_B),
         ):
-            move = turned(matrix * (half * stretch / divisor.clamp_min(EMPTY))[..., None, None])
+            move = returned(matrix * (half * stretch / divisor.clamp_min(EMPTY))[..., None, None])
             factor.mul_(1 - half * group["weight_decay"]).sub_(placed(move.reshape(factor.shape), factor))
 
     def _momentum(self, factor: Tensor, momentum: float) -> Tensor:
