@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import resource
 import statistics
 import time
@@ -60,7 +61,12 @@ class Scales:
 
     def __init__(self, device: torch.device, threads: int) -> None:
         self.device, self.threads = device, threads
-        self.context = multiprocessing.get_context("forkserver")  # which has imported what the script imports
+        here, path = str(Path(__file__).parent), os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = (
+            here if path is None else os.pathsep.join((here, path))
+        )  # the server's, to import from
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([__name__])
 
     def peak_mb(self, contender: Contender, case: Case) -> float | None:
         """10^6 bytes: parameters, gradients, Adam's state and activations at their peak over a few steps with Adam.
