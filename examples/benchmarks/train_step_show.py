@@ -15,6 +15,7 @@ from kronfx.records import EVALUATIONS
 from kronfx.svg import Bars
 
 LEAST = {1024: 0.95, 256: 0.90}  # of the dense time over kronfx's, by rows
+LETTERS = {"a_first": "a", "b_first": "b", "materialize": "W"}
 CLOSE, PAPER_BAR, PEAK_RANK = 1.05, 1.3, 4
 # The least ratios of a step to reach: by task, block, rank and share of zero blocks.
 BARS = {
@@ -77,11 +78,17 @@ def tables(rows: Sequence[Row], footing: str) -> str:
     contenders = list(dict.fromkeys(row.contender for row in rows))
     others = [name for name in contenders if name != "dense"]
     parts = [
-        _times("step: dense / contender", "step", cases, others),
-        _times("forward: dense / contender", "forward", cases, others),
-        _memory(cases, contenders),
+        _times(
+            "step: ms of dense, dense / contender, what kronfx runs",
+            "step",
+            cases,
+            others,
+        ),
+        _times("forward: the same", "forward", cases, others),
+        _memory(cases, [name for name in contenders if name not in EVALUATIONS]),
     ]
-    return "\n\n".join([footing, *parts])
+    legend = ", ".join(f"{letter}: {name}" for name, letter in LETTERS.items())
+    return "\n\n".join([footing, *parts, legend])
 
 
 def _times(title: str, field: str, cases: Mapping[Case, Rivals], contenders: Sequence[str]) -> str:
@@ -90,8 +97,14 @@ def _times(title: str, field: str, cases: Mapping[Case, Rivals], contenders: Seq
         ratios = [f"{getattr(rivals[name], field):.2f}" if name in rivals else "" for name in contenders]
         ours = rivals.get("kronfx")
         dense_ms = getattr(rivals["dense"], f"{field}_ms")
-        lines.append([f"{dense_ms:.3g}", *ratios, "" if ours is None else short(ours.evaluation)])
-    return _table(title, cases, ["dense ms", *map(_header, contenders), "runs"], lines)
+        lines.append(
+            [
+                f"{dense_ms:.3g}" if dense_ms < 100 else f"{dense_ms:.0f}",
+                *ratios,
+                "" if ours is None else short(ours.evaluation),
+            ]
+        )
+    return _table(title, cases, ["ms", *map(_header, contenders), "runs"], lines)
 
 
 def _memory(cases: Mapping[Case, Rivals], contenders: Sequence[str]) -> str:
@@ -107,20 +120,18 @@ def _memory(cases: Mapping[Case, Rivals], contenders: Sequence[str]) -> str:
 
 def _header(name: str) -> str:
     """Narrow enough for nine of them."""
-    return {"compiled": "comp.", "kronfx-compiled": "k.comp."}.get(name, short(name))
+    return {"compiled": "comp.", "kronfx-compiled": "k.comp"}.get(name) or (
+        short(name) if name in EVALUATIONS else name
+    )
 
 
-def short(evaluation: str) -> str:
-    """An evaluation, or several, in few letters: a, b, W."""
-    for name, letter in {"a_first": "a", "b_first": "b", "materialize": "W"}.items():
-        evaluation = evaluation.replace(name, letter)
-    return evaluation
+def short(evaluations: str) -> str:
+    """An evaluation, or several, in few letters."""
+    return "+".join(LETTERS.get(name, name[:3]) for name in evaluations.split("+"))
 
 
 def _table(title: str, cases: Mapping[Case, Rivals], headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    table = Table(
-        title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1)
-    )
+    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, show_edge=False, padding=0)
     for header in ("task", "rows", "block", "r", "zero"):
         table.add_column(header, justify="left" if header == "task" else "right", no_wrap=True)
     for header in headers:
@@ -184,7 +195,7 @@ def _against_paper(cases: Sequence[Rivals]) -> list[str]:
         math.exp(sum(math.log(getattr(paper, ms) / getattr(ours, ms)) for paper, ours in pairs) / len(pairs))
         for ms in ("step_ms", "forward_ms")
     )
-    what = f"the paper's order over kronfx, geometric mean where r > 1 ({len(pairs)})"
+    what = f"paper's order over kronfx, geometric mean where r > 1 ({len(pairs)})"
     return [f"{what}: step {steps:.2f}x, forward {forwards:.2f}x; wanted {PAPER_BAR}x"]
 
 
