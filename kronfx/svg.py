@@ -1,4 +1,4 @@
-"""Line charts as SVG text: axes with round ticks, a grid, a legend; no dependency, and small enough to diff."""
+"""Line charts and bars as SVG text: axes with round ticks, a grid, a legend; no dependency, small enough to diff."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 
 from kronfx.errors import KronfxError
 from kronfx.files import PathLike, write
@@ -19,6 +20,7 @@ DASHES = ("", "6 3", "2 2", "8 3 2 3")
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 68, 20, 44, 50
 LEGEND_ROW, LEGEND_MOST, GAP = 18, 14, 10
+BARS_WIDTH, BAR, LETTER = 900, 16, 6.8  # pixels; a letter's are those of a wide font
 STYLE = (
     "text{font:12px system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif;fill:#333}"
     ".title{font-size:15px;font-weight:600}.grid{stroke:#e6e6e6}.axis{stroke:#888}"
@@ -37,6 +39,18 @@ class Chart:
     y_label: str
     log_x: bool = False
     log_y: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Groups of bars, one below the other, for ratios: each bar runs from 1 to its value on a logarithmic axis, to the
+    right where that is larger. A bar's name has one colour in all groups, its own up to seven names. ``footnote``: how
+    the figures were made."""
+
+    groups: Mapping[str, Mapping[str, float]]
+    title: str
+    x_label: str
+    footnote: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +89,61 @@ def render(charts: Sequence[Chart]) -> str:
         height = HEIGHT + LEGEND_ROW * _legend_rows(chart) + GAP
         body.append(f'<g transform="translate(0 {top})">{_panel(chart)}</g>')
         top += height
-    box = f'viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}"'
+    return _file(body, WIDTH, top)
+
+
+def bar_chart(path: PathLike, bars: Bars) -> Path:
+    """Write bars as an SVG file; returns its path. Raises KronfxError where it cannot be written."""
+    return write(path, render_bars(bars).encode(), KronfxError)
+
+
+def render_bars(bars: Bars) -> str:
+    """The text of the SVG file. Values that are not positive and finite have no bar."""
+    groups = {group: {name: v for name, v in of.items() if 0 < v < math.inf} for group, of in bars.groups.items()}
+    names = list(dict.fromkeys(name for of in groups.values() for name in of))
+    left = GAP * 2 + LETTER * max(map(len, groups), default=0)
+    axis = _ratios([value for of in groups.values() for value in of.values()], left, BARS_WIDTH - RIGHT)
+    legend = -(-len(names) // 3) if len(names) > 1 else 0
+    top = TOP + LEGEND_ROW * legend
+    body = [f'<text class="title" x="{GAP}" y="24">{escape(bars.title)}</text>']
+    for index, name in enumerate(names if legend else ()):
+        x, y = GAP + (BARS_WIDTH - 2 * GAP) / 3 * (index % 3), TOP + LEGEND_ROW * (index // 3)
+        body.append(f'<rect x="{x:.1f}" y="{y - 10:.1f}" width="{BAR - 4}" height="{BAR - 4}" {_fill(index)}/>')
+        body.append(_text(x + BAR + 2, y, name, "start"))
+    y, lines = top, []
+    for group, values in groups.items():
+        lines.append(_text(left - GAP, y + 12, group, "end"))
+        lines += [
+            _bar(axis, y + BAR * place, value, names.index(name)) for place, (name, value) in enumerate(values.items())
+        ]
+        y += BAR * len(values) + (GAP if legend else 0)
+    body += [_line("axis" if tick == 1 else "grid", axis.at(tick), top, axis.at(tick), y) for tick in axis.ticks]
+    body += [_text(axis.at(tick), y + 18, _number(tick), "middle") for tick in axis.ticks]
+    body += [*lines, _text((left + BARS_WIDTH - RIGHT) / 2, y + 38, bars.x_label, "middle")]
+    notes = wrap(bars.footnote, int((BARS_WIDTH - 2 * GAP) / LETTER))
+    body += [_text(GAP, y + 60 + LEGEND_ROW * index, note, "start") for index, note in enumerate(notes)]
+    return _file(body, BARS_WIDTH, y + 56 + LEGEND_ROW * len(notes))
+
+
+def _ratios(values: list[float], start: float, end: float) -> _Axis:
+    """Powers of two for ticks, 1 among them, and room for a bar's value at both ends."""
+    low, high = math.log2(min([*values, 0.9])) - 0.9, math.log2(max([*values, 1.1])) + 0.9
+    step = max(1, math.ceil((high - low) / 8))
+    ticks = tuple(2.0**k for k in range(math.ceil(low / step) * step, math.floor(high) + 1, step))
+    return _Axis(low=low * math.log10(2), high=high * math.log10(2), start=start, end=end, log=True, ticks=ticks)
+
+
+def _bar(axis: _Axis, y: float, value: float, index: int) -> str:
+    one, at = axis.at(1), axis.at(value)
+    x, width = min(one, at), abs(at - one)
+    label = _text(at + (4 if value >= 1 else -4), y + 12, f"{value:.2f}", "start" if value >= 1 else "end")
+    return f'<rect x="{x:.1f}" y="{y + 1:.1f}" width="{width:.1f}" height="{BAR - 2}" {_fill(index)}/>{label}'
+
+
+def _file(body: list[str], width: int, height: int) -> str:
+    box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img"><style>{STYLE}</style>'
-    return "\n".join([head, f'<rect width="{WIDTH}" height="{top}" fill="#fff"/>', *body, "</svg>\n"])
+    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#fff"/>', *body, "</svg>\n"])
 
 
 def _panel(chart: Chart) -> str:

@@ -18,7 +18,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from rich.progress import track
 
 import kronfx as kx
 from kronfx.files import write
+from kronfx.svg import Bars, bar_chart
 from kronfx.tables import render
 
 SIZE_BAR, LOAD_BAR, AUTO_BAR = 1.05, 1.3, 0.97
@@ -191,24 +191,6 @@ def show(rows: Sequence[Row], threads: int) -> str:
     return render(title, (*headers, "error", "missed"), body)
 
 
-def bars_svg(title: str, values: Sequence[tuple[str, float]]) -> str:
-    """Labelled horizontal bars, one a line, as SVG text; the upright line is at 1."""
-    line, left, width = 18, 400, 900
-    scale = (width - left - 60) / max(value for _, value in values)
-    parts = [f'<text x="8" y="16" font-weight="bold">{escape(title)}</text>']
-    for number, (label, value) in enumerate(values, start=1):
-        y, length = number * line + 8, value * scale
-        parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>')
-        parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{line - 4}" fill="#0072b2"/>')
-        parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 12}">{value:.2f}</text>')
-    height, one = (len(values) + 2) * line, left + scale
-    parts.append(f'<line x1="{one:.1f}" x2="{one:.1f}" y1="22" y2="{height - 8}" stroke="#d55e00"/>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif"'
-    return "\n".join(
-        [f'{head} font-size="12">', f'<rect width="{width}" height="{height}" fill="#fff"/>', *parts, "</svg>\n"]
-    )
-
-
 def label(row: Row) -> str:
     """A row in a few words."""
     pattern = f"rank {row.rank}" if row.rank else f"{row.zero:.0%}"
@@ -240,7 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = measured(chosen, clock, wishes.json)
     print(show(rows, wishes.threads))
     if wishes.svg:
-        wishes.svg.write_text(bars_svg("dense / variant", [(label(row), row.ratio) for row in rows if row.ratio]))
+        title, x_label = (
+            f"Files in onnxruntime, {wishes.threads} threads",
+            "dense time / variant's time; right of 1 is faster",
+        )
+        bar_chart(wishes.svg, Bars({label(row): {"": row.ratio} for row in rows if row.ratio}, title, x_label))
 
 
 if __name__ == "__main__":
