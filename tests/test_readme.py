@@ -26,9 +26,16 @@ def test_the_readme_stays_short() -> None:
     assert len(README.splitlines()) <= LONGEST
 
 
-def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
-    (source,), (printed,) = blocks("python"), blocks("text")
-    assert run("-c", source, cwd=tmp_path).strip() == printed.strip()
+def test_the_examples_do_what_the_readme_says(tmp_path: Path) -> None:
+    """The second one goes on from the first."""
+    (first, second), (printed,) = blocks("python"), blocks("text")
+    shown, sparsified = run("-c", f"{first}\nprint('~')\n{second}", cwd=tmp_path).split("~\n")
+    assert shown.strip() == printed.strip()
+    assert "verified in onnxruntime" in sparsified
+    whole = sum((tmp_path / name).stat().st_size for name in ("m.onnx", "m.onnx.data"))
+    assert f"{whole / 1e6:.1f} MB" in second
+    assert f"{(tmp_path / 'out.onnx').stat().st_size / 1e6:.1f} MB" in second
+    assert not (tmp_path / "out.onnx.data").exists()
 
 
 def test_the_commands_are_the_two() -> None:

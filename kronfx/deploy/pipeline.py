@@ -18,6 +18,7 @@ from kronfx.deploy.find.left import left_constants, left_weights
 from kronfx.deploy.find.packed import Packed
 from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.rewrite import rewrite
+from kronfx.deploy.lower.sharing import sharing
 from kronfx.deploy.opening import Original
 from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
@@ -120,7 +121,7 @@ class _File:
 def _write(source: Source, maps: LinearMaps, contender: Contender, path: Path, target: Path) -> _File:
     """The graph with every layer lowered as said, at ``path``, where it waits for its name, ``target``."""
     model = source.model.clone()
-    maps = moved(maps, model.graph)
+    maps = sharing(model.graph, moved(maps, model.graph), contender.lowerings)
     layers = exported(maps, contender)
     nodes = [layer.linear.node for layer in maps.layers]
     rewrite(model, maps, dict(zip(nodes, contender.lowerings, strict=True)))

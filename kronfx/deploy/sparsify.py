@@ -11,6 +11,7 @@ import onnx_ir as ir
 from typing_extensions import Unpack
 
 from kronfx.deploy.find.folding import is_folded
+from kronfx.deploy.find.forms import spell_out
 from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.find.names import remember
 from kronfx.deploy.find.plain import inline
@@ -35,8 +36,10 @@ def sparsify_onnx(
 ) -> ExportReport:
     """Write any ONNX file anew, smaller and faster where its weights have blocks of zeros, and computing the same.
 
-    Every constant is looked at, whoever pruned it: those of MatMul, Gemm, 1x1 Conv, MatMulInteger and the fused ones
-    may run sparse, all others are stored sparse and run as they did. An 8-bit file of onnxruntime's
+    Every constant is looked at, whoever pruned it: those of MatMul, Gemm, 1x1 Conv, MatMulInteger, QLinearMatMul, the
+    fused ones and Einsum that is a product may run sparse, also where they are kept in 4 or 8 bits behind a
+    DequantizeLinear; all others are stored sparse and run as they did. A weight that is looked up and multiplied by, as
+    a tied embedding, is stored once. An 8-bit file of onnxruntime's
     ``quantize_dynamic`` gains as well: quantize first, then come here. One of ``quantize_static`` (QDQ) becomes
     smaller, and runs as it did. It is verified at two lengths of every free axis besides the batch.
 
@@ -67,14 +70,15 @@ def read_source(src: object) -> Source:
     left alone. Raises ExportError."""
     file = opened(src)
     model, path = file.model, file.original.path
-    _require_finite(model.graph)
     model.metadata_props.pop(RECORD_KEY, None)
     remember(model.graph)
     if model.functions:
         inline(model)
         lift(path, model)  # what was a function's own
+    _require_finite(model.graph)
     weights = tuple(KnownWeight(site, own.shape, own.W, product=own) for site, own in products(model.graph))
     fold(path, model, is_folded)
+    spell_out(model.graph)
     bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
     note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
     return Source(model, weights, notes=(note,) if bodies else (), changes=file.changes, original=file.original)
@@ -90,7 +94,7 @@ def _require_apart(source: Source, target: Path) -> None:
 def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:
     """A note where no weight can be cut into the blocks that were asked for."""
     if block is None or any(
-        m % block[0] == 0 and n % block[1] == 0 for m, n in (linear.W.shape for linear in find(graph))
+        m % block[0] == 0 and n % block[1] == 0 for m, n in (linear.dims for linear in find(graph))
     ):
         return ()
     return (f"no weight can be cut into blocks of {block[0]}x{block[1]}: all of them stay dense",)
@@ -98,7 +102,9 @@ def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:
 
 def _require_finite(graph: ir.Graph) -> None:
     """What products are made with is finite."""
-    for weight in {linear.weight for linear in find(graph)}:
+    linears = find(graph)
+    scales = {linear.scales.scale for linear in linears if linear.scales is not None}
+    for weight in {linear.weight for linear in linears} | scales:
         array = tensor_of(weight).numpy()
         if array.dtype.kind not in "iub" and not _is_finite(array):
             remedy = "export a checkpoint from before the training diverged"

@@ -14,7 +14,7 @@ from onnx_files import SMALL, onnx_file, planted, product
 
 import kronfx as kx
 from kronfx.deploy import pipeline
-from kronfx.deploy.lower.lowerings import blocks
+from kronfx.deploy.lower.lowerings import operands
 from kronfx.deploy.lower.lowerings.buckets import Bucket
 from kronfx.deploy.records.timings import Timing
 from kronfx.errors import ExportError, VerificationError
@@ -177,7 +177,7 @@ def test_a_destination_that_cannot_be(tmp_path: Path, name: str, found: str) -> 
 @pytest.mark.parametrize("target", ["out.onnx", "src.onnx"])
 def test_a_lowering_that_computes_something_else(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof is not an ornament: buckets that lie about one number are found out."""
-    src, packed = product(tmp_path / "src.onnx"), blocks.pack
+    src, packed = product(tmp_path / "src.onnx"), operands.pack
 
     def lying(*arguments: Any) -> list[Bucket]:
         first, *others = packed(*arguments)
@@ -185,7 +185,7 @@ def test_a_lowering_that_computes_something_else(tmp_path: Path, target: str, mo
         weights.flat[0] += 0.01
         return [Bucket(first.rows, first.columns, weights), *others]
 
-    monkeypatch.setattr(blocks, "pack", lying)
+    monkeypatch.setattr(operands, "pack", lying)
     before = snapshot(tmp_path)
     with pytest.raises(VerificationError, match="a relative error of .* at batch size .*; needed at most 1e-04"):
         kx.sparsify_onnx(src, tmp_path / target, lowering="blocks", tune=False)

@@ -14,9 +14,11 @@ import pytest
 from onnx_files import answers, assert_same, constants, evaluated, onnx_file, ops, planted, product, sparse
 
 import kronfx as kx
+from kronfx.deploy.find.forms import FORMS
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.spellings import SPELLINGS
+from kronfx.deploy.find.spellings.operand import number
 from kronfx.deploy.lower.layouts import Feature, Layouts
 from kronfx.deploy.lower.lowerings import LOWERINGS, Rule
 from kronfx.deploy.lower.operators import RULES
@@ -84,6 +86,7 @@ def einsum(node: ir.Node) -> Linear | str | None:
 
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])
 def test_a_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowering: str) -> None:
+    monkeypatch.delitem(FORMS, "Einsum")
     monkeypatch.setitem(SPELLINGS, "Einsum", einsum)
     W = planted(64, 96, (16, 16))
     nodes = 'h = Einsum<equation="bn,mn->bm">(x, w)', 'y = Einsum<equation="bm,mn->bn">(h, w)'
@@ -92,6 +95,29 @@ def test_a_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowering: s
     assert [layer.lowering for layer in report.layers] == [lowering]
     x = rows_of(96)
     hold(dst, x, x.astype(float) @ W.T @ W)
+
+
+def without_transposes(build: Builder, node: ir.Node) -> ir.Value | str | None:
+    x, weight, bias = node.inputs
+    if x is None or weight is None or not is_constant(weight):
+        return None
+    if number(node, "transB", 0) != 1:
+        return "is not turned"
+    product = build.op("MatMul", x, build.op("Transpose", weight, perm=[1, 0]))
+    return build.op("Add", product, bias)
+
+
+@pytest.mark.parametrize("lowering", ["dense", "blocks"])
+def test_a_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowering: str) -> None:
+    monkeypatch.setitem(FORMS, "Gemm", without_transposes)
+    W, c = planted(64, 96, (16, 16)), np.linspace(-1, 1, 64, dtype=np.float32)
+    signature = "float[b, 96] x => float[b, 64] y"
+    src = onnx_file(tmp_path / "m.onnx", signature, "y = Gemm<transB = 1>(x, w, c)", w=W, c=c)
+    dst, report = sparse(src, lowering)
+    assert [layer.lowering for layer in report.layers] == [lowering]
+    assert "Gemm" not in ops(dst)
+    x = rows_of(96)
+    hold(dst, x, x.astype(float) @ W.T + c)
 
 
 def test_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from kronfx.records import Lowering
 
 _STORED = "only stored in blocks"
 _UNREAD = "no product that kronfx knows reads it, so that it is only stored"
+_SHARED = "; its blocks are stored once for all that reads its weight"
 _PACKED = "it runs as its source does, in few bits"
 
 
@@ -62,7 +63,7 @@ def _layer_row(layer: Layer, name: str, lowering: Lowering, size: int, why: str)
         blocks=layer.shape.blocks if has_grid else 0,
         dense_bytes=layer.dense_bytes,
         bytes=size,
-        why=why,
+        why=why if layer.shared is None else why + _SHARED,
     )
 
 

@@ -147,6 +147,7 @@ def fingerprint(layer: Layer) -> str:
     zero = round(100 * layer.survivors.zero_blocks / shape.blocks)
     m2, n2 = shape.block
     text = f"{shape.m}x{shape.n} in {m2}x{n2}, {zero}% zero, {linear.stored.dtype}, {linear.node.op_type}"
+    text += "" if linear.scales is None else f" by {linear.scales.label} of {linear.dtype}"
     origin = layer.origin
     factored = f", rank {origin.factors.rank} {origin.evaluation}" if origin and origin.factors else ""
     return f"{text}, {linear.rank} axes{factored}"

@@ -70,7 +70,7 @@ def placed(graph: ir.Graph, weights: Sequence[KnownWeight]) -> dict[ir.Value, Pl
 
     What was rescaled on the way (a batch norm fused into it) is recognized by its pattern, and has no factors any more.
     """
-    constants = Weights(graph)
+    constants = Weights(graph.initializers.values())
     places: dict[ir.Value, PlacedWeight] = {}
     missing = []
     for weight in weights:

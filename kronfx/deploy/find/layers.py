@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,7 +16,8 @@ from kronfx.deploy.find.names import named
 from kronfx.deploy.find.packed import Packed, find_packed
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.find.stored import LeftConstant
-from kronfx.deploy.storage import Storage, Survivors, fewest_bytes, survivors
+from kronfx.deploy.nodes.values import tensor_of
+from kronfx.deploy.storage import Shared, Storage, Survivors, fewest_bytes, survivors
 from kronfx.records import KroneckerShape
 
 
@@ -25,7 +26,8 @@ class Layer:
     """One linear map; ``name`` is that of its weight's site, shared by maps that share the weight.
 
     ``origin`` is what was known of that weight, if anything was; ``asked`` is the block that was asked for, which need
-    not fit. ``folder`` is where viewers show its nodes.
+    not fit. ``folder`` is where viewers show its nodes. Its blocks are ``shared`` where the file needs its weight in
+    another form too.
     """
 
     linear: Linear
@@ -34,6 +36,7 @@ class Layer:
     origin: KnownWeight | None = None
     asked: tuple[int, int] | None = None
     folder: str = ""
+    shared: Shared | None = None
 
     @cached_property
     def survivors(self) -> Survivors:
@@ -43,32 +46,46 @@ class Layer:
     @cached_property
     def storage(self) -> Storage | None:
         """How a file keeps the weight of a layer that runs dense; None where as it is."""
-        alive = self.survivors
-        if not self.linear.is_symmetric:
-            alive = survivors(self.linear.upright, self.shape, self.linear.ground)
+        alive, linear = self.survivors, self.linear
+        if tensor_of(linear.weight).dtype.bitwidth < 8:
+            return None  # onnxruntime gathers no smaller numbers
+        if linear.scales is not None or not linear.is_symmetric:
+            alive = survivors(linear.upright, self.shape, linear.ground)
         return fewest_bytes(alive, self.origin.product if self.origin is not None else None)
 
-    def of(self, linear: Linear) -> Layer:
-        """The same layer in a clone of the graph, with what was worked out of its values."""
-        moved = replace(self, linear=linear)
+    def of(self, linear: Linear, shared: Shared | None = None) -> Layer:
+        """The same layer in a clone of the graph, or of blocks that are shared, with what was worked out of its
+        values."""
+        moved = replace(self, linear=linear, shared=shared)
         moved.__dict__.update({name: self.__dict__[name] for name in ("survivors", "storage") if name in self.__dict__})
         return moved
 
     @property
-    def itemsize(self) -> int:
+    def itemsize(self) -> float:
         """Bytes of one entry of the stored weight."""
-        return int(self.linear.stored.dtype.itemsize)
+        return tensor_of(self.linear.weight).dtype.itemsize
 
     @property
     def dense_bytes(self) -> int:
         """Size of the dense ``W``."""
         m, n = self.survivors.dims
-        return m * n * self.itemsize
+        return round(m * n * self.itemsize)
 
     @property
     def is_padded(self) -> bool:
         """True where the last blocks of the grid reach beyond ``W``."""
         return self.survivors.dims != (self.shape.m, self.shape.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How a file keeps a constant that is ``W``, or ``W^T`` where it is ``transposed``; what that adds is called
+    ``name``."""
+
+    name: str
+    value: ir.Value
+    transposed: bool
+    storage: Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,18 @@ class LinearMaps:
     unread: tuple[PlacedWeight, ...] = ()
     packed: tuple[Packed, ...] = ()
     left: tuple[LeftConstant, ...] = ()
+
+    def kept(self) -> Iterator[Kept]:
+        """How the file keeps those of its constants that it keeps in another way, if they are still there."""
+        for layer in self.layers:
+            if layer.storage is not None:
+                yield Kept(layer.name, layer.linear.weight, layer.linear.transposed, layer.storage)
+        for weight in self.unread:
+            if weight.storage is not None:
+                yield Kept(weight.origin.site, weight.value, weight.constant.transposed, weight.storage)
+        for left in self.left:
+            if left.storage is not None:
+                yield Kept(left.name, left.value, False, left.storage)
 
 
 def linear_maps(

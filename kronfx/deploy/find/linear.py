@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
+from kronfx.deploy.find.dequantized import Scales
 from kronfx.deploy.nodes.values import Array, tensor_of
 
 
@@ -20,6 +22,15 @@ class Behind:
     parameters: tuple[tuple[str, float], ...] = ()
 
 
+class Requantized(NamedTuple):
+    """Scales of ``x``, ``W`` and ``y``, and the zero point of ``y``: 8-bit numbers as ``x`` is."""
+
+    x_scale: ir.Value
+    scale: ir.Value
+    y_scale: ir.Value
+    y_zero: ir.Value
+
+
 @dataclass(frozen=True, slots=True)
 class Linear:
     """``y = f(a x W^T + b bias)`` with a constant ``weight``: ``W [m, n]``, or ``W^T [n, m]`` where it is
@@ -30,7 +41,8 @@ class Linear:
     than ``y``. A convolution reads every ``strides``-th position. ``node`` is the product; ``y`` is its output. Where
     the exporter flattened leading axes ``around`` it, ``x`` is what was flattened and ``y`` the result in that shape
     again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``; a ``static`` one is spelled as the product
-    of two DequantizeLinear: ``x`` and the weight are what these read, ``y`` is a floating number.
+    of two DequantizeLinear: ``x`` and the weight are what these read, ``y`` is a floating number. Where the weight
+    alone is quantized, its ``scales`` make the integers ``W``; where ``y`` is 8-bit too, it is ``requantized``.
     """
 
     node: ir.Node
@@ -46,6 +58,8 @@ class Linear:
     zero_points: tuple[ir.Value | None, ir.Value | None] | None = None
     around: tuple[ir.Node, ...] = ()
     static: bool = False
+    scales: Scales | None = None
+    requantized: Requantized | None = None
 
     @property
     def site(self) -> str:
@@ -76,14 +90,49 @@ class Linear:
     @property
     def W(self) -> Array:
         """``W [m, n]``; of an integer product, the integers less their zero point."""
-        if self.is_symmetric:
-            return self.upright
-        less: Array = self.upright.astype(np.int16) - self.ground.astype(np.int16)
+        if self.scales is not None:
+            scale = self.row_scales.astype(np.float32)
+            scaled: Array = (self.integers.astype(np.float32) * scale).astype(self.scales.dtype)
+            return scaled
+        return self.upright if self.is_symmetric else self.integers
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """``(m, n)``."""
+        m, n = self.upright.shape
+        return m, n
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The type of ``W``, but for zero points."""
+        return self.stored.dtype if self.scales is None else self.scales.dtype
+
+    @property
+    def integers(self) -> Array:
+        """The stored integers less what stands for zero in them, ``[m, n]``."""
+        zero = self.ground.astype(np.int16)
+        if self.scales is not None:
+            zero = self.scales.zeros(self.stored.shape)
+            zero = zero.T if self.transposed else zero
+        less: Array = self.upright.astype(np.int16) - zero
         return less
 
     @property
+    def row_scales(self) -> Array:
+        """What those are multiplied by, where there are ``scales``: it broadcasts to ``[m, n]``."""
+        scales = np.ones((1, 1)) if self.scales is None else self.scales.scales(self.stored.shape)
+        return scales.T if self.transposed else scales
+
+    @property
     def ground(self) -> Array:
-        """What stands for zero in the constant, ``[1, 1]``, or ``[m, 1]`` where each row has its own."""
+        """What stands for zero in the constant: ``[1, 1]``, or ``[m, 1]`` or ``[1, n]`` where each row or column has
+        its own. Zero where every run of a row has."""
+        if self.scales is not None:
+            zeros = self.scales.zeros(self.stored.shape)
+            zeros = zeros.T if self.transposed else zeros
+            if (zeros == zeros[:1, :1]).all():
+                zeros = zeros[:1, :1]
+            return (zeros if 1 in zeros.shape else np.zeros((1, 1))).astype(self.stored.dtype)
         zero = self.zero_points[1] if self.zero_points is not None else None
         points = np.zeros(1, self.stored.dtype) if zero is None else tensor_of(zero).numpy()
         return points.reshape(-1, 1)
@@ -95,11 +144,20 @@ class Linear:
 
     @property
     def shift(self) -> int | None:
-        """What makes the integers of ``W`` unsigned 8-bit ones: 128 where that does, None where nothing does."""
-        low, high = int(self.W.min(initial=0)), int(self.W.max(initial=0))
+        """What makes the integers of ``W`` of the ``kind``, 128 where that makes them unsigned ones; None where nothing
+        does."""
+        W = self.W
+        low, high = int(W.min(initial=0)), int(W.max(initial=0))
+        if self.kind == np.int8:
+            return 0 if low >= -128 and high <= 127 else None
         if low >= -128 and high <= 127:
             return 128
         return -low if high - low < 256 else None
+
+    @property
+    def kind(self) -> np.dtype[np.generic]:
+        """The type of 8-bit weights on the left of a product: unsigned, or, where it answers signed ones, as those."""
+        return np.dtype(np.uint8) if self.requantized is None else tensor_of(self.requantized.y_zero).dtype.numpy()
 
     @property
     def rank(self) -> int | None:

@@ -7,7 +7,7 @@ by pattern could only mislabel a row of the report: what is stored is then compu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,10 +34,14 @@ class Constant:
 
 
 class Weights:
-    """The two-dimensional floating constants of a graph."""
+    """The two-dimensional floating ones of a graph's constants."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.matrices = [value for value in graph.initializers.values() if _is_matrix(value)]
+    def __init__(self, constants: Iterable[ir.Value]) -> None:
+        self.matrices = [value for value in constants if _is_matrix(value)]
+
+    @cached_property
+    def _dims(self) -> set[tuple[int, ...]]:
+        return {tuple(tensor_of(value).shape.numpy()) for value in self.matrices}
 
     @cached_property
     def _by_value(self) -> dict[Content, list[ir.Value]]:
@@ -48,6 +52,8 @@ class Weights:
 
     def equal(self, W: Array) -> list[Constant]:
         """Every constant that holds ``W [m, n]`` or its transpose, bit by bit."""
+        if W.shape not in self._dims and W.shape[::-1] not in self._dims:
+            return []
         upright = [Constant(value, False) for value in self._by_value.get(content(W), [])]
         transposed = [Constant(value, True) for value in self._by_value.get(content(W.T), [])]
         symmetric = {constant.value for constant in upright}

@@ -57,5 +57,5 @@ def _upended(layouts: Layouts, bias: ir.Value) -> ir.Value:
 
 
 def _number(layouts: Layouts, linear: Linear, number: float) -> ir.Value:
-    dtype = linear.stored.dtype
+    dtype = linear.dtype
     return layouts.build.constant(f"k/{number}/{dtype}", np.array(number, dtype))

@@ -17,7 +17,7 @@ from kronfx.deploy.lower.lowerings import LOWERINGS, Emit
 from kronfx.deploy.lower.operators import RULES
 from kronfx.deploy.nodes.builder import Builder
 from kronfx.deploy.nodes.values import tensor_of
-from kronfx.deploy.storage import Storage, store
+from kronfx.deploy.storage import store
 from kronfx.records import Lowering
 
 SHORT = 32  # a sequence of fixed length below this is not worth products of its own: all rows go into one
@@ -70,7 +70,7 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
         linear = layer.linear
         source = linear.x, linear.has_channels_first, linear.strides
         small = None if linear.zero_points is None else (linear.zero_points[0], linear.shift)
-        alike = *source, linear.stored.dtype, small
+        alike = *source, linear.dtype, small, linear.scales is None, linear.requantized
         beside.setdefault((chosen[node], layer.shape.n2, layer.shape.m2, node.op_type, *alike), []).append(layer)
     named = [(tuple(layer.name for layer in group), group) for group in beside.values()]
     companions: dict[str, set[tuple[str, ...]]] = {}
@@ -80,7 +80,8 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
     groups = []
     for names, group in named:
         read = all(layer.linear.y.uses() or layer.linear.y.is_graph_output() for layer in group)
-        alone = len(set(names)) < len(names) or any(len(companions[name]) > 1 for name in names)
+        shared = any(layer.shared is not None for layer in group)
+        alone = shared or len(set(names)) < len(names) or any(len(companions[name]) > 1 for name in names)
         groups += [group] if read and not alone else [[layer] for layer in group]
     return {group[0].linear.node: group for group in groups}
 
@@ -106,7 +107,7 @@ def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:
 
 def _input(layouts: Layouts, linear: Linear) -> Feature:
     """``x`` feature-major: as it is, transposed, or all rows of many short sequences as one."""
-    n, rank = linear.W.shape[1], linear.rank or 0
+    n, rank = linear.dims[1], linear.rank or 0
     if linear.is_convolution:
         return Feature(_reshape(layouts, _positions(layouts, linear), 0, n, -1), 3, n)
     if linear.has_channels_first:
@@ -133,7 +134,7 @@ def _is_short(value: ir.Value) -> bool:
 
 def _reshaped(layouts: Layouts, linear: Linear, y: ir.Value) -> ir.Value:
     """``y`` with the axes of ``x`` around the features."""
-    build, rank, m = layouts.build, linear.rank or 0, linear.W.shape[0]
+    build, rank, m = layouts.build, linear.rank or 0, linear.dims[0]
     if linear.channels_first and not linear.is_convolution:
         return y
     dims = build.op("Shape", _positions(layouts, linear))
@@ -150,9 +151,10 @@ def _reshape(layouts: Layouts, value: ir.Value, *dims: int) -> ir.Value:
 
 def _store(graph: ir.Graph, maps: LinearMaps) -> None:
     """Constants that are still there are stored in as few bytes as can be, equal ones once."""
-    weights = Weights(graph)
+    weights = Weights(graph.initializers.values())
     done: set[ir.Value] = set()
-    for name, value, transposed, storage in _constants(maps):
+    for kept in maps.kept():
+        value = kept.value
         if value in done or not _is_stored(graph, value):
             continue
         same = [match.value for match in weights.equal(tensor_of(value).numpy()) if not match.transposed]
@@ -160,24 +162,12 @@ def _store(graph: ir.Graph, maps: LinearMaps) -> None:
         same = [match for match in {value, *same} if _is_stored(graph, match)]
         other = [match for match in other if _is_stored(graph, match)]
         done.update(same, other)
-        store(graph, name, storage, *((other, same) if transposed else (same, other)))
+        store(graph, kept.name, kept.storage, *((other, same) if kept.transposed else (same, other)))
     for packed in maps.packed:
         if packed.storage is not None:
             blobs, scales = packed.storage
             store(graph, packed.site, blobs, [graph.initializers[packed.weight.name or ""]], [])
             store(graph, f"{packed.site}/scales", scales, [graph.initializers[packed.scales.name or ""]], [])
-
-
-def _constants(maps: LinearMaps) -> Iterator[tuple[str, ir.Value, bool, Storage]]:
-    for layer in maps.layers:
-        if layer.storage is not None:
-            yield layer.name, layer.linear.weight, layer.linear.transposed, layer.storage
-    for weight in maps.unread:
-        if weight.storage is not None:
-            yield weight.origin.site, weight.value, weight.constant.transposed, weight.storage
-    for left in maps.left:
-        if left.storage is not None:
-            yield left.name, left.value, False, left.storage
 
 
 def _is_stored(graph: ir.Graph, value: ir.Value) -> bool:

@@ -19,8 +19,12 @@ from kronfx.deploy.nodes.builder import Builder
 from kronfx.deploy.storage import blocks, factors
 from kronfx.deploy.storage.blocks import Survivors, survivors
 from kronfx.deploy.storage.factors import Product, product, products
+from kronfx.deploy.storage.shared import Shared
 
-__all__ = ["STORAGES", "Product", "Storage", "Survivors", "fewest_bytes", "product", "products", "store", "survivors"]
+__all__ = [
+    "STORAGES", "Product", "Shared", "Storage", "Survivors", "fewest_bytes", "product", "products", "store",
+    "survivors",
+]  # fmt: skip
 
 # What nodes and their names cost in the file, at most; a weight that would not win this much stays as it is.
 _NODE_BYTES = 1000

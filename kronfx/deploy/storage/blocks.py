@@ -100,19 +100,22 @@ class Survivors:
         m, n = self.dims
         return survivors(transposed[:n, :m], shape.T, self.ground[:m, :n].T)
 
-    def rebuilt(self, build: Builder, site: str) -> ir.Value:
-        """``W [m, n]``, by nodes."""
+    def rows(self, build: Builder, site: str) -> ir.Value:
+        """The rows of all blocks one below the other, those of the ground last, by nodes."""
         shape = self.shape
         rows = self.blocks.reshape(-1, shape.n2)
         if self.with_ground:
             ground = np.broadcast_to(_tiles(self.ground, shape), (self.shape.m1, self.shape.n1, *shape.block))
             once = ground[: self._grounds, 0] if len(self.ground) > 1 else ground[0, : self._grounds]
-            blocks = build.constant(f"{site}/blocks", np.concatenate([rows, once.reshape(-1, shape.n2)]))
-        else:
-            number = self.ground.reshape(1, 1)
-            one = build.constant(f"k/{'zero' if not number.any() else number.item()}/{rows.dtype}", number)
-            expanded = build.op("Expand", one, build.integers(*shape.block))
-            blocks = build.op("Concat", build.constant(f"{site}/blocks", rows), expanded, axis=0)
+            return build.constant(f"{site}/blocks", np.concatenate([rows, once.reshape(-1, shape.n2)]))
+        number = self.ground.reshape(1, 1)
+        one = build.constant(f"k/{'zero' if not number.any() else number.item()}/{rows.dtype}", number)
+        expanded = build.op("Expand", one, build.integers(*shape.block))
+        return build.op("Concat", build.constant(f"{site}/blocks", rows), expanded, axis=0)
+
+    def rebuilt(self, build: Builder, site: str) -> ir.Value:
+        """``W [m, n]``, by nodes."""
+        shape, blocks = self.shape, self.rows(build, site)
         slots = build.constant(f"{site}/slots", self.slots) if self.by_slots else self._slots_by_gaps(build, site)
         within = build.constant(f"k/rows/{shape.m2}", np.arange(shape.m2, dtype=np.int32)[:, None])
         spread = build.op("Gather", blocks, build.op("Add", slots, within), axis=0)

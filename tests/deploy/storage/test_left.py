@@ -81,27 +81,6 @@ def test_floating_ones(tmp_path: Path, x: Any, y: Any, node: str, w: np.ndarray,
     hold_stored(onnx_file(tmp_path / "m.onnx", signature, f"y = {node}", w=w), why, x=normal(*x))
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-@pytest.mark.parametrize("axis", [None, 0, 1])
-def test_weights_that_are_dequantized(tmp_path: Path, dtype: type, axis: int | None) -> None:
-    """Weight-only quantization, of one scale or one a row or column, around any zero point."""
-    shape, middle = SMALL.T.shape, 128 if dtype is np.uint8 else 0
-    count = 1 if axis is None else shape[axis]
-    points = (middle + np.arange(count) % 7).astype(dtype)
-    along = points if axis is None else np.expand_dims(points, 1 - axis)
-    constants = {
-        "w": (SMALL.T + along.astype(np.int16)).astype(dtype),
-        "s": np.linspace(0.01, 0.02, count, dtype=np.float32),
-        "z": points,
-    }
-    if axis is None:
-        constants |= {"s": constants["s"][0], "z": points[0]}
-    nodes = f"d = DequantizeLinear<axis={axis or 0}>(w, s, z)", "y = MatMul(x, d)"
-    src = onnx_file(tmp_path / "m.onnx", "float[b, 96] x => float[b, 128] y", *nodes, **constants)
-    why = "MatMul multiplies by a quantized constant what is not quantized itself"
-    hold_stored(src, why, 0.5, x=normal(5, 96))
-
-
 def test_attention_of_onnxruntime(tmp_path: Path) -> None:
     W = np.concatenate([planted(64, 64, (16, 16), 0.85, seed) for seed in range(3)]).T
     constants = {"w": W, "c": normal(192)}
@@ -109,26 +88,6 @@ def test_attention_of_onnxruntime(tmp_path: Path) -> None:
         tmp_path / "m.onnx", "Attention", "xwc", ("b", "s", 64), ("b", "s", 64), {"num_heads": 4}, **constants
     )
     hold_stored(src, "Attention reads it, which is no product that kronfx takes", x=normal(2, 5, 64))
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_dynamically_quantized_products(tmp_path: Path, dtype: type) -> None:
-    point = np.array(121 if dtype is np.uint8 else 0, dtype)
-    constants = {"w": (SMALL.T + int(point)).astype(dtype), "s": np.array(0.01, np.float32), "z": point}
-    src = fused_file(tmp_path / "m.onnx", "DynamicQuantizeMatMul", "xwsz", ("b", 96), ("b", 128), {}, **constants)
-    hold_stored(src, "DynamicQuantizeMatMul reads it, which is no product that kronfx takes", x=normal(5, 96))
-
-
-def test_linearly_quantized_products(tmp_path: Path) -> None:
-    constants = {
-        "xs": np.array(0.1, np.float32), "xz": np.array(3, np.uint8),
-        "w": (SMALL.T + 121).astype(np.uint8), "s": np.array(0.1, np.float32), "z": np.array(121, np.uint8),
-        "ys": np.array(0.5, np.float32), "yz": np.array(100, np.uint8),
-    }  # fmt: skip
-    node = "y = QLinearMatMul(x, xs, xz, w, s, z, ys, yz)"
-    src = onnx_file(tmp_path / "m.onnx", "uint8[b, 96] x => uint8[b, 128] y", node, **constants)
-    x = np.random.default_rng(0).integers(0, 255, (5, 96)).astype(np.uint8)
-    hold_stored(src, "QLinearMatMul reads it, which is no product that kronfx takes", x=x)
 
 
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])

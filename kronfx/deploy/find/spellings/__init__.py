@@ -15,22 +15,27 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from kronfx.deploy.find.forms import FORMS
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.spellings.conv import convolution
+from kronfx.deploy.find.spellings.form import kept
 from kronfx.deploy.find.spellings.fused import fused_gemm, fused_matmul
 from kronfx.deploy.find.spellings.gemm import gemm
 from kronfx.deploy.find.spellings.integer import integer
 from kronfx.deploy.find.spellings.matmul import matmul
+from kronfx.deploy.find.spellings.qlinear import qlinear
 
 Spelling = Callable[[ir.Node], Linear | str | None]
 
 SPELLINGS: dict[str, Spelling] = {
     "MatMul": matmul,
     "MatMulInteger": integer,
+    "QLinearMatMul": qlinear,
     "Gemm": gemm,
     "Conv": convolution,
     "com.microsoft.FusedMatMul": fused_matmul,
     "com.microsoft.FusedGemm": fused_gemm,
+    **dict.fromkeys(FORMS, kept),
 }
 
 

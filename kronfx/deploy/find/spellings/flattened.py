@@ -20,7 +20,7 @@ def unflattened(linear: Linear) -> Linear:
     if linear.y.is_graph_output() or uses[0].inputs[0] is not linear.y:
         return linear
     has_names = all(isinstance(dim, int) or dim.value is not None for dim in (*x.shape, *y.shape))
-    m, n = linear.W.shape
+    m, n = linear.dims
     if not has_names or len(x.shape) < 2 or (*x.shape[:-1], m) != tuple(y.shape) or x.shape[-1] != n:
         return linear
     return replace(linear, x=x, y=y, around=(uses[0],))

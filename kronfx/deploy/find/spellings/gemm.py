@@ -28,7 +28,7 @@ def general(node: ir.Node, behind: Behind) -> Linear | str | None:
         return "adds a bias of which the graph does not tell the shape"
     behind = replace(behind, scale=number(node, "alpha", 1.0), bias_scale=number(node, "beta", 1.0))
     linear = replace(answer, bias=bias, behind=behind)
-    return unflattened(linear) if bias is None or _is_vector(bias, linear.W.shape[0]) else linear
+    return unflattened(linear) if bias is None or _is_vector(bias, linear.dims[0]) else linear
 
 
 def turned(node: ir.Node) -> tuple[bool, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from kronfx.deploy.find.dequantized import dequantized
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.find.spellings.operand import no_matrix
 from kronfx.deploy.find.spellings.static import static
@@ -31,18 +32,36 @@ def product(node: ir.Node, turned: tuple[bool, bool] = (False, False)) -> Linear
             node=node, x=right, y=y, weight=left, transposed=turned[0], turned=turned[1], channels_first=True
         )
         return no_matrix(left, right) or linear
-    return static(node, left, right, transposed=not turned[1])
+    return static(node, left, right, transposed=not turned[1]) or _weight_only(node, left, right, turned)
+
+
+def _weight_only(node: ir.Node, left: ir.Value, right: ir.Value, turned: tuple[bool, bool]) -> Linear | None:
+    """The product with a matrix of few bits, where that alone is quantized."""
+    y = node.outputs[0]
+    if (found := dequantized(right)) is not None and len(tensor_of(found[0]).shape) == 2:
+        weight, scales = found
+        transposed = not turned[1]
+        return Linear(node=node, x=left, y=y, weight=weight, transposed=transposed, turned=turned[0], scales=scales)
+    if (found := dequantized(left)) is not None and len(tensor_of(found[0]).shape) == 2:
+        weight, scales = found
+        return Linear(
+            node=node,
+            x=right,
+            y=y,
+            weight=weight,
+            transposed=turned[0],
+            turned=turned[1],
+            channels_first=True,
+            scales=scales,
+        )
+    return None
 
 
 def _seen_through(value: ir.Value) -> tuple[ir.Value, bool]:
-    """The constant matrix that a value is the transpose of, and True; else the value itself."""
+    """The constant matrix that a value is the transpose of, or what makes one floating, and True; else the value."""
     node = value.producer()
     if node is None or node.op_type != "Transpose" or node.domain or node.inputs[0] is None:
         return value, False
-    constant = node.inputs[0]
-    is_swap = tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
-    return (
-        (constant, True)
-        if is_swap and is_constant(constant) and len(tensor_of(constant).shape) == 2
-        else (value, False)
-    )
+    source, is_swap = node.inputs[0], tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
+    is_matrix = is_constant(source) and len(tensor_of(source).shape) == 2
+    return (source, True) if is_swap and (is_matrix or dequantized(source) is not None) else (value, False)

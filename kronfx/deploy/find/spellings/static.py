@@ -12,11 +12,11 @@ def static(node: ir.Node, left: ir.Value, right: ir.Value, transposed: bool) -> 
     """The product of ``left`` and ``right``, the weight, where both were quantized beforehand."""
     quantized_x, quantized_W = _dequantized(left), _dequantized(right)
     if quantized_x is not None and is_constant(quantized_x[0]):
-        return "multiplies by a quantized constant from the left"
+        return None if quantized_W is None else "multiplies by a quantized constant from the left"
     if quantized_W is None or not is_constant(quantized_W[0]):
         return None
     if quantized_x is None:
-        return "multiplies by a quantized constant what is not quantized itself"
+        return None
     weight, w_zero = quantized_W
     if (axes := len(tensor_of(weight).shape)) != 2:
         return f"multiplies by a quantized constant of {axes} axes, which is no matrix"

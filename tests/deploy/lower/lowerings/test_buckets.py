@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kronfx.deploy.lower.layouts import ZERO
-from kronfx.deploy.lower.lowerings.blocks import with_zero_rows
 from kronfx.deploy.lower.lowerings.buckets import PADDING, Bucket, pack
+from kronfx.deploy.lower.lowerings.operands import with_zero_rows
 from kronfx.records import KroneckerShape
 
 sides = st.integers(1, 3)
