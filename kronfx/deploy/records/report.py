@@ -75,7 +75,8 @@ class ExportReport:
     ``max_error`` is the largest ``max|y - y_ref| / max(1, max|y_ref|)`` over all outputs and verified ``batch_sizes``,
     ``tolerance`` what it was held to; None where verification was declined.
     ``source`` is the path of that source, None of an export. ``load_seconds``, ``dense_load_seconds`` and ``latency``
-    are onnxruntime's, of what it is held against and as written; ``runtime`` says what verified. ``timings`` holds what was timed to choose the lowerings, and can be handed to the next export.
+    are onnxruntime's, of what it is held against and as written; ``runtime`` says what verified. ``timings`` holds what
+    was timed to choose the lowerings, and can be handed to the next export.
     ``left`` are the constants with zero blocks that no layer took, ``notes`` sentences on what else was left alone.
     """
 
