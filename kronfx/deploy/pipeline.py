@@ -79,6 +79,7 @@ def _worth_it(report: ExportReport, is_faster: bool, source: Source, path: Path)
     original = source.original
     if original is None:
         return report
+    report = replace(report, source=str(original.path))
     if is_faster or report.bytes < original.bytes:
         return replace(report, dense_bytes=original.bytes, notes=(*source.changes, *report.notes))
     for file in path.parent.iterdir():
@@ -146,7 +147,7 @@ def _raced(
         else:
             dense_bytes = save(untyped(source.model.clone()), places[_SOURCE], target)
         files = {name: _write(source, maps, one, places[name], target) for name, one in contenders.items()}
-        step("timing it against the dense file")
+        step(f"timing it against the {'dense' if source.original is None else 'source'} file")
         laps = race(places, cases)
         fastest = winner(laps, _SOURCE)
         best = _best(chosen, fastest)

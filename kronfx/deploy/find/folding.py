@@ -16,6 +16,8 @@ def is_folded(node: ir.Node) -> bool | None:
     small indices are not made large ones. What others keep small stays so. None: as ever."""
     users = node.outputs[0].uses()
     readers = {use.node.op_type for use in users}
+    if node.op_type == "Identity":
+        return False  # its readers read what it reads
     if node.op_type == "Expand":
         dims = _integers(node.inputs[1])
         return len(dims) != 3 and (prod(dims) <= _FEW or "Concat" in readers)  # a bucket of blocks has three axes

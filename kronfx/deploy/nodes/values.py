@@ -41,7 +41,8 @@ def array_of(x: Tensor) -> Array:
 
 def content(array: Array) -> Content:
     """What tells arrays apart: the shape and a digest of the bytes."""
-    return array.shape, hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # bfloat16 has no buffer of its own
+    return array.shape, hashlib.blake2b(flat.data, digest_size=16).digest()
 
 
 def smallest(largest: int) -> type[np.integer[Any]]:

@@ -13,6 +13,7 @@ from onnx.shape_inference import infer_node_outputs
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass, ShapeInferencePass
 from onnxscript.optimizer import fold_constants
 
+from kronfx.deploy.nodes.values import content, is_constant, tensor_of
 from kronfx.deploy.opening.protos import reading, unreadable
 from kronfx.deploy.opening.values import INFERRED, SMALL
 from kronfx.deploy.quiet import silence
@@ -42,12 +43,14 @@ def lift(path: Path, model: ir.Model) -> None:
 
 
 def fold(path: Path, model: ir.Model, wanted: Wanted) -> None:
-    """Constant expressions become constants where they are ``wanted``, and values learn their shapes.
+    """Constant expressions become constants where they are ``wanted``, equal ones one, and values learn their shapes.
 
     Raises ExportError.
     """
+    stored = set(model.graph.initializers.values())
     with silence(), reading(path, "its shapes cannot be inferred"):
         _fold(path, model, wanted)
+        _unite(model.graph, stored)
         _forget_placeholders(model.graph)
         untold = [value for node in model.graph for value in node.outputs if value.shape is None]
         with suppress(ir.serde.SerdeError):  # it infers a map, of which onnx_ir has no type
@@ -67,6 +70,25 @@ def _fold(path: Path, model: ir.Model, wanted: Wanted) -> None:
         raise
     except Exception:  # it trips over forms of some operators: what it has folded by then is right, the rest stays
         return
+
+
+def _unite(graph: ir.Graph, stored: set[ir.Value]) -> None:
+    """What was folded is no second copy of what is there: layers that share a weight each transpose or cast it."""
+    constants = [value for value in graph.initializers.values() if is_constant(value) and not value.is_graph_output()]
+    folded = [value for value in constants if value not in stored and tensor_of(value).nbytes > SMALL]
+    alike = {_form(value) for value in folded}
+    originals = [value for value in constants if value in stored and _form(value) in alike]
+    first: dict[object, ir.Value] = {}
+    for value in (*originals, *folded):
+        same = first.setdefault((_form(value), content(tensor_of(value).numpy())), value)
+        if same is not value and value not in stored:
+            ir.convenience.replace_all_uses_with(value, same)
+            del graph.initializers[value.name or ""]
+
+
+def _form(value: ir.Value) -> tuple[object, object]:
+    tensor = tensor_of(value)
+    return tensor.dtype, tuple(tensor.shape)
 
 
 def _folding(path: Path, model: ir.Model, wanted: Wanted) -> Wanted:

@@ -54,7 +54,8 @@ class LeftWeight:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median seconds of one run at a ``batch`` (None: fixed sizes): of the dense file, and of the one written."""
+    """Median seconds of one run at a ``batch`` (None: fixed sizes): of the dense file, or the source, and of the one
+    written."""
 
     batch: int | None
     dense: float
@@ -73,8 +74,9 @@ class ExportReport:
     source as it is on disk, its external data included, or, of an export, the same model with every weight dense.
     ``max_error`` is the largest ``max|y - y_ref| / max(1, max|y_ref|)`` over all outputs and verified ``batch_sizes``,
     ``tolerance`` what it was held to; None where verification was declined.
-    ``load_seconds``, ``dense_load_seconds`` and ``latency`` are onnxruntime's, dense and as written; ``runtime`` says
-    what verified. ``timings`` holds what was timed to choose the lowerings, and can be handed to the next export.
+    ``source`` is the path of that source, None of an export. ``load_seconds``, ``dense_load_seconds`` and ``latency``
+    are onnxruntime's, of what it is held against and as written; ``runtime`` says what verified. ``timings`` holds what
+    was timed to choose the lowerings, and can be handed to the next export.
     ``left`` are the constants with zero blocks that no layer took, ``notes`` sentences on what else was left alone.
     """
 
@@ -92,6 +94,7 @@ class ExportReport:
     runtime: str = "onnxruntime"
     notes: tuple[str, ...] = ()
     left: tuple[LeftWeight, ...] = ()
+    source: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -124,7 +127,8 @@ class ExportReport:
             rows.append(("load", f"{1000 * dense:.0f} ms", f"{1000 * load:.0f} ms", f"{dense / load:.2f}x"))
         if self.dense_bytes:
             rows.append(("bytes", f"{self.dense_bytes:,}", f"{self.bytes:,}", f"{self.dense_bytes / self.bytes:.2f}x"))
-        return render("against the dense file, in onnxruntime", ("", "dense", "this file", "gain"), rows)
+        rival = "dense" if self.source is None else "source"
+        return render(f"against the {rival} file, in onnxruntime", ("", rival, "this file", "gain"), rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ def test_the_report_of_a_tuned_file(tmp_path: Path) -> None:
     assert abs(report.dense_bytes - (tmp_path / "m.onnx").stat().st_size) < 500
     assert report.load_seconds is not None
     assert report.dense_load_seconds is not None
-    for word in ("against the dense file", "batch 1", "batch 3", "load", "64x96", "16x16", "75.00%", "relative error"):
+    for word in ("against the source file", "batch 1", "batch 3", "load", "64x96", "16x16", "75.00%", "relative error"):
         assert word in str(report)
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["timings"]["entries"][0]["layer"] == LABEL
 
