@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import random
 import resource
 import statistics
 import time
@@ -30,17 +31,19 @@ class Clock:
     seconds: float
 
     def by_turns(self, calls: Sequence[Callable[[], object]]) -> list[float]:
-        """Milliseconds of each."""
+        """Milliseconds of each; every turn in an order of its own, for a call finds the caches as the one before left
+        them."""
+        order = random.Random(0)
         taken: list[list[float]] = [[] for _ in calls]
         for turn in range(WARM + self.steps):
             if turn == WARM:
                 end = time.monotonic() + self.seconds
             if turn >= WARM + LEAST and time.monotonic() > end:
                 break
-            for call, times in zip(calls, taken):
-                ms = self._once(call)
+            for index in order.sample(range(len(calls)), len(calls)):
+                ms = self._once(calls[index])
                 if turn >= WARM:
-                    times.append(ms)
+                    taken[index].append(ms)
         return [statistics.median(times) for times in taken]
 
     def _once(self, call: Callable[[], object]) -> float:
