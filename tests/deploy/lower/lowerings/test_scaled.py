@@ -25,7 +25,6 @@ NODES = {
     "MatMul": (helper.make_node("MatMul", ["x", "d"], ["y"]), "nm"),
     "Gemm": (helper.make_node("Gemm", ["x", "d"], ["y"], transB=1, alpha=0.5), "mn"),
     "from the left": (helper.make_node("MatMul", ["d", "x"], ["y"]), "mn"),
-    "Transpose": (helper.make_node("MatMul", ["x", "t"], ["y"]), "mn"),
     "Conv": (helper.make_node("Conv", ["x", "d"], ["y"]), "mn"),
 }
 
@@ -61,8 +60,6 @@ def weight_only(
     kernel = q[..., None] if spelling == "Conv" else q
     attributes: dict[str, int] = {} if along == "tensor" else {"axis": axis} | ({"block_size": run} if run else {})
     nodes = [helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], **attributes)]
-    if spelling == "Transpose":
-        nodes.append(helper.make_node("Transpose", ["d"], ["t"], perm=[1, 0]))
     held = [tensor(kind, kernel, "w"), numpy_helper.from_array(scale, "s"), tensor(kind, point, "z")]
     x_dims, y_dims = {
         "from the left": ([n, "b"], [m, "b"]),
@@ -175,7 +172,7 @@ def test_half_precision(tmp_path: Path) -> None:
 
 def test_what_is_timed_alone_is_what_runs(tmp_path: Path) -> None:
     shape = KroneckerShape(8, 8, 32, 32)
-    src, x, wanted = weight_only(tmp_path / "m.onnx", "int8", "row", "Transpose", shape, 0.9)
+    src, x, wanted = weight_only(tmp_path / "m.onnx", "int8", "row", "MatMul", shape, 0.9)
     report = kx.sparsify_onnx(src, tmp_path / "s.onnx", rows=(1, 64))
     assert "by the clock" in report.layers[0].why or "as a whole" in report.layers[0].why
     assert "does not run it here" not in str(report)
