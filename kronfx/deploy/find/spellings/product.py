@@ -58,10 +58,10 @@ def _weight_only(node: ir.Node, left: ir.Value, right: ir.Value, turned: tuple[b
 
 
 def _seen_through(value: ir.Value) -> tuple[ir.Value, bool]:
-    """The constant matrix that a value is the transpose of, or what makes one floating, and True; else the value."""
+    """The constant matrix that a value is the transpose of, and True; else the value itself."""
     node = value.producer()
     if node is None or node.op_type != "Transpose" or node.domain or node.inputs[0] is None:
         return value, False
     source, is_swap = node.inputs[0], tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
     is_matrix = is_constant(source) and len(tensor_of(source).shape) == 2
-    return (source, True) if is_swap and (is_matrix or dequantized(source) is not None) else (value, False)
+    return (source, True) if is_swap and is_matrix else (value, False)
