@@ -8,13 +8,14 @@ train cheaply, and folds them back into block-sparse weights that run fast as pl
     kx.export_onnx(folded, "model.onnx", example)    # verified in onnxruntime
 
 ``kx.plan`` shows what would become of each layer, or fits a whole model into a budget, ``kx.inspect`` what has become,
-``kx.train`` makes blocks vanish, ``kx.save`` and ``kx.load`` keep a model.
+``kx.tune`` lets the clock decide how each layer is evaluated, ``kx.train`` makes blocks vanish, ``kx.save`` and
+``kx.load`` keep a model.
 """
 
 from kronfx import train
 from kronfx.api import export_onnx, factorize, plan
-from kronfx.calibrate import calibrate
 from kronfx.checkpoint import load, save
+from kronfx.clock import Tuning, calibrate, tune
 from kronfx.deploy import ExportReport, Timings, sparsify_onnx
 from kronfx.errors import KronfxError
 from kronfx.graph import fold, graph, to_bsr
@@ -33,6 +34,7 @@ __all__ = [
     "Report",
     "Solution",
     "Timings",
+    "Tuning",
     "calibrate",
     "export_onnx",
     "factorize",
@@ -47,4 +49,5 @@ __all__ = [
     "sparsify_onnx",
     "to_bsr",
     "train",
+    "tune",
 ]

@@ -14,6 +14,8 @@ from typing_extensions import Unpack
 
 from kronfx import deploy, records
 from kronfx import graph as graph_stage
+from kronfx.clock import rates_here
+from kronfx.clock import tune as tune_layers
 from kronfx.energy import Energies
 from kronfx.errors import ExportError, FactorizeError, PlanError, warn
 from kronfx.graph.swap import copied
@@ -46,7 +48,13 @@ def _planned(model: nn.Module, options: PlanOptions) -> records.Plan:
         types={match.site.name: type(match.owner) for match in found.matches},
         model_parameters=sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p)),
         energies=Energies({match.site.name: match.matrix for match in found.matches}) if options.energy else None,
+        clock=_clock(options) if found.sites else None,
     )
+
+
+def _clock(options: PlanOptions) -> records.Rates | None:
+    """What predicts a training step: the rates asked for, else this machine's, but where multiply-adds are budgeted."""
+    return rates_here() if options.rates is None and options.max_flops is None else options.rates
 
 
 @keywords(PlanOptions)
@@ -57,6 +65,7 @@ def factorize(
     *,
     init: graph_stage.Init = "random",
     inplace: bool = False,
+    tune: bool = False,
     **plan_options: Unpack[PlanKeywords],
 ) -> nn.Module:
     """Rewrite the linear maps of a model into Kronecker-factored ones, ready to train: the one call.
@@ -64,19 +73,23 @@ def factorize(
     Without a ``plan``, one is made from the options below, as :func:`plan` does. ``init="random"`` starts anew, with
     the spread of the weights it replaces; ``init="nearest"`` starts from the nearest factors of the weights. A weight
     that is zero is zero after either, and learns. ``zero_start`` is about random starts: with ``"nearest"`` the weights
-    are what they were, and a plan's marks do nothing. The model passed in is left untouched unless ``inplace=True``;
-    use the returned one in either case. What was rewritten and what was refused is in ``kronfx.inspect(result)``.
+    are what they were, and a plan's marks do nothing. ``tune=True`` lets the clock decide how each layer is evaluated,
+    on the rows that ``example_inputs`` show, as :func:`kronfx.tune` does.
+
+    The model passed in is left untouched unless ``inplace=True``; use the returned one in either case. What was
+    rewritten and what was refused is in ``kronfx.inspect(result)``.
     Raises PlanError, FactorizeError.
     """
     require_module(model, FactorizeError)
     graph_stage.require_unshared(model, FactorizeError)
-    if plan is not None and plan_options:
-        raise FactorizeError(
-            "",
-            f"a plan and the options {', '.join(plan_options)}",
-            "one of the two",
-            "put the options into kronfx.plan",
-        )
+    examples = plan_options.get("example_inputs")
+    if tune and examples is None:
+        remedy = "pass example_inputs=, which show how many rows each layer sees"
+        raise FactorizeError("", "tune=True without example_inputs", "inputs as the model takes them", remedy)
+    beside = [name for name in plan_options if not (tune and name == "example_inputs")]
+    if plan is not None and beside:
+        found = f"a plan and the options {', '.join(beside)}"
+        raise FactorizeError("", found, "one of the two", "put the options into kronfx.plan")
     if plan is None:
         plan = _planned(model, PlanOptions(**(plan_options if init == "random" else _trained(plan_options))))
     if not isinstance(plan, records.Plan):
@@ -85,6 +98,8 @@ def factorize(
     if not plan.choices:
         reasons = {refusal.reason for refusal in plan.refusals} or {"the model has no weight of two or more dimensions"}
         warn(f"kronfx.factorize rewrote nothing: {'; '.join(sorted(reasons))}")
+    elif tune:
+        tune_layers(rewritten, examples)
     return rewritten
 
 

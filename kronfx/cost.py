@@ -1,5 +1,7 @@
 """Work of the three evaluations: plain integers, no torch, so that the solver can ask too.
 
+:func:`work` counts what the algebra asks for, :func:`step` what a training step does as ``kronfx.layers`` computes it.
+
 A multiply-add is one multiplication and one addition (two FLOPs). Only matrix products are counted: the
 element-wise ``S * A`` costs ``r m1 n1``, whatever the number of rows, and is left out, as torch's FLOP counter does.
 (At rank 1 torch forms ``W`` by an element-wise product too, and counts nothing for it; here it is still ``m n``.)
@@ -64,6 +66,38 @@ def work(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, ta
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A training step, forward and backward: multiply-adds, entries read and written, calls of matrix products."""
+
+    multiply_adds: int
+    entries: int
+    products: int
+
+    def time(self, rates: Rates) -> int:
+        """Attoseconds."""
+        return rates.time(self.multiply_adds, self.entries, self.products)
+
+
+def dense_step(m: int, n: int, rows: int) -> Step:
+    """Of ``nn.Linear``: three products, each of which reads two of ``x``, ``y`` and ``W`` and writes the third."""
+    return Step(3 * rows * m * n, 3 * (rows * (m + n) + m * n), 3)
+
+
+def step(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, taps: int = 1) -> Step:
+    """Of a factored layer (``kronfx/layers/portions.py``, ``kronfx/layers/formed.py``); the weights of its entries are
+    those that predict best: ``kronfx/decisions/clock.md``.
+    """
+    counted = work(shape, rank, rows, evaluation, taps)
+    x, y, W = rows * shape.n // taps, rows * shape.m, shape.m * shape.n
+    if evaluation == "materialize":
+        return Step(3 * counted.forward, 3 * (x + y) + 10 * W, 6)
+    multiply_adds = 7 * counted.forward // 2  # what lies between the products is formed twice
+    summed, once = (y, x) if evaluation == "a_first" else (x, y)  # summed over the ranks
+    entries = 7 * counted.intermediate + (2 * rank + 8) * summed + 6 * once
+    return Step(multiply_adds, entries if evaluation == "a_first" else 17 * entries // 20, 2 * rank + 5)
+
+
 def by_multiply_adds(counted: Work) -> tuple[int, int]:
     """The fewest forward multiply-adds, then the smallest intermediate."""
     return counted.forward, counted.intermediate
@@ -77,3 +111,8 @@ def by_time(rates: Rates) -> Price:
 def cheapest(shape: KroneckerShape, rank: int, rows: int, taps: int = 1, price: Price = by_multiply_adds) -> Evaluation:
     """The evaluation with the lowest price."""
     return min(EVALUATIONS, key=lambda evaluation: price(work(shape, rank, rows, evaluation, taps)))
+
+
+def fastest(shape: KroneckerShape, rank: int, rows: int, rates: Rates, taps: int = 1) -> Evaluation:
+    """The evaluation whose training step is predicted to be the shortest."""
+    return min(EVALUATIONS, key=lambda evaluation: step(shape, rank, rows, evaluation, taps).time(rates))

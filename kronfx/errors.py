@@ -63,6 +63,12 @@ class TrainError(KronfxError):
     stage = "train"
 
 
+class TuneError(KronfxError):
+    """The layers of this model cannot be timed on these inputs."""
+
+    stage = "tune"
+
+
 class FoldError(KronfxError):
     """The reverse pass cannot fold these factors."""
 

@@ -1,8 +1,18 @@
-"""Deterministic, quiet tests: one hypothesis profile, two threads."""
+"""Deterministic, quiet tests: one hypothesis profile, two threads, rates of a machine that no test has measured."""
+
+import os
+from tempfile import TemporaryDirectory
 
 import torch
 from hypothesis import settings
 
+from kronfx import Rates
+from kronfx.clock import cache
+
 settings.register_profile("kronfx", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("kronfx")
 torch.set_num_threads(2)
+
+_kept = TemporaryDirectory(prefix="kronfx-rates-")  # gone with the process
+os.environ["KRONFX_CACHE"] = _kept.name
+cache.path().write_text(Rates(10_000_000, 100_000_000, 2_000_000_000_000).to_json())

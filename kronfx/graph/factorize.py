@@ -154,6 +154,7 @@ def _layer(match: Match, choice: Choice, init: Init, candidates: int) -> Kroneck
     for parameter in (layer.S, layer.A, layer.B):
         parameter.requires_grad_(W.requires_grad)
         vars(parameter).update(vars(match.parameter))  # marks that other code reads: no weight decay, say
+    layer.predicted_seconds = choice.seconds
     return layer
 
 

@@ -8,15 +8,13 @@ turned in the cache, in memory that the piece before it left. Measured: ``kronfx
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
-from operator import add
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kronfx import kron
+from kronfx.layers.by_hand import Gradients, Kernel, applied, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.layers.pieces import ByEntries, ByRows
 from kronfx.records import KroneckerShape
@@ -28,69 +26,21 @@ WIDE = 128  # columns of a product by entries at least
 
 
 def formed(x: Tensor, factors: Factors, bias: Tensor | None = None) -> Tensor:
-    """``x [..., n] -> x W^T + bias [..., m]`` with ``W`` formed from its factors.
-
-    In pieces where that is faster and nobody looks on: compilers, tracers, tensors of other people's classes get the
-    plain operations, and so do half types, for which a sum over pieces would be rounded at every one.
-    """
-    if not _in_pieces(x, factors, bias):
-        return F.linear(x, factors.materialize(), bias)
-    m, n = factors.features or (factors.shape.m, factors.shape.n)
-    rows = x.reshape(-1, n) if factors.features is None else F.pad(x.reshape(-1, n), (0, factors.shape.n - n))
-    apply: Any = _Pieces.apply
-    y: Tensor = apply(rows, factors.S, factors.A, factors.B)
-    y = y if factors.features is None else y[:, :m].contiguous()
-    return (y if bias is None else y + bias).reshape(*x.shape[:-1], m)
+    """``x [..., n] -> x W^T + bias [..., m]`` with ``W`` formed from its factors, in pieces where that is faster."""
+    if is_unwatched(x, factors, bias) and factors.shape.m * factors.shape.n >= LARGE:
+        return applied(PIECES, x, factors, bias)
+    return F.linear(x, factors.materialize(), bias)
 
 
-def _in_pieces(x: Tensor, factors: Factors, bias: Tensor | None) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return False
-    tensors = [x, factors.S, factors.A, factors.B, *([] if bias is None else [bias])]
-    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
-        return False
-    kinds = {(tensor.dtype, tensor.device.type) for tensor in tensors}
-    is_plain = kinds in ({(torch.float32, "cpu")}, {(torch.float64, "cpu")}) and not x.is_nested
-    return is_plain and factors.shape.m * factors.shape.n >= LARGE and not torch.is_autocast_enabled("cpu")
-
-
-class _Pieces(torch.autograd.Function):
-    """``x [N, n], S, A, B -> x W^T [N, m]``. What differentiates twice, forward or under a transform is given the plain
-    operations."""
-
-    @staticmethod
-    def forward(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
-        shape = kron.shape_of(A, B)
-        layout = _layout(shape, len(x))
-        E, arranged = layout.entries(B), layout.arranged(x)
-        y = x.new_empty(len(x), shape.m1, shape.m2)
-        for rows in _rows(shape):
-            W = layout.formed((S[rows] * A[:, rows]).flatten(1), E)
-            layout.multiply(arranged, W, y[:, rows])
-        return y.flatten(1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            pulled: Any = torch.func.vjp(kron.materialized, *ctx.saved_tensors)[1]
-            return tuple(pulled(dy))
-        x, S, A, B = ctx.saved_tensors
-        return _gradients(x, S, A, B, dy, ctx.needs_input_grad)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        values = ctx.saved_tensors  # the product is linear in each of them
-        swapped = ((*values[:i], t, *values[i + 1 :]) for i, t in enumerate(tangents) if t is not None)
-        return reduce(add, (kron.materialized(*each) for each in swapped))
-
-    @staticmethod
-    def vmap(_info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
-        return torch.func.vmap(kron.materialized, in_dims)(*inputs), 0
+def _forward(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    shape = kron.shape_of(A, B)
+    layout = _layout(shape, len(x))
+    E, arranged = layout.entries(B), layout.arranged(x)
+    y = x.new_empty(len(x), shape.m1, shape.m2)
+    for rows in _rows(shape):
+        W = layout.formed((S[rows] * A[:, rows]).flatten(1), E)
+        layout.multiply(arranged, W, y[:, rows])
+    return y.flatten(1)
 
 
 def _layout(shape: KroneckerShape, rows: int) -> ByRows:
@@ -105,9 +55,7 @@ def _rows(shape: KroneckerShape) -> Iterator[slice]:
     return (slice(start, min(start + count, shape.m1)) for start in range(0, shape.m1, count))
 
 
-def _gradients(
-    x: Tensor, S: Tensor, A: Tensor, B: Tensor, dy: Tensor, needed: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
+def _gradients(x: Tensor, S: Tensor, A: Tensor, B: Tensor, dy: Tensor, needed: tuple[bool, ...]) -> Gradients:
     """Of ``x`` where that is needed, and of all factors where one of them is."""
     shape = kron.shape_of(A, B)
     layout = _layout(shape, len(x))
@@ -127,3 +75,6 @@ def _gradients(
             torch.sum(mixed.mul_(mixes), 0, out=dS[rows])
     factors = (dS, dA, layout.block(dE)) if any(needed[1:]) else (None, None, None)
     return (None if dx is None else layout.restored(dx), *factors)
+
+
+PIECES = Kernel(kron.materialized, _forward, _gradients)

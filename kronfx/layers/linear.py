@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from kronfx import kron
 from kronfx.errors import GraphError
+from kronfx.layers.by_hand import applied
 from kronfx.layers.factors import Factors
 from kronfx.layers.formed import formed
+from kronfx.layers.portions import PORTIONED, is_worth_turning
 from kronfx.layers.precision import without_autocast
 from kronfx.layers.writes import computed, refuse, require_factors
 from kronfx.records import Evaluation, KroneckerShape
@@ -32,6 +34,8 @@ def evaluated(
         if stacked:
             return torch.matmul(x, factors.materialize().mT)
         return formed(x, factors)
+    if not stacked and is_worth_turning(x, factors):
+        return applied(PORTIONED[evaluation], x, factors, None)
     features = factors.features
     x = x if features is None else F.pad(x, (0, grid.n - features[1]))
     S, A, B = factors.S, factors.A, factors.B
@@ -51,6 +55,8 @@ class KroneckerLinear(nn.Module):
 
     bias: nn.Parameter | None
     energy: float | None = None  # ||W_nearest||_F^2 / ||W||_F^2 of the weight that set_nearest took
+    predicted_seconds: float | None = None  # of a training step: by the plan, or by kronfx.tune,
+    measured_seconds: float | None = None  # which measured it where the prediction was too close to call
 
     def __init__(
         self,

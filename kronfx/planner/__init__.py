@@ -36,19 +36,20 @@ def plan_sites(
     types: Mapping[str, type] | None = None,
     model_parameters: int = 0,
     energies: Energies | None = None,
+    clock: Rates | None = None,
 ) -> Plan:
     """Choose for every site.
 
     ``branches`` are those that ``zero_start`` may mean, ``types`` the classes of the modules that the sites live in,
     ``model_parameters`` how many the whole model has, ``energies`` what the ranks 1, 2, ... of a shape keep of a
-    site's weight. Raises PlanError.
+    site's weight, ``clock`` the rates that evaluations are chosen by, if not by multiply-adds. Raises PlanError.
     """
     wanted = selected(sites, types or {}, options.include, options.exclude)
     starts = starts_of(sites, types or {}, options.zero_start, branches)
     wishes = {site.name: wish for site, wish in zip(sites, wishes_of(sites, options))}
     _require_rates(wishes.values(), options.rates)
     _require_possible_rank(sites, options.rank)
-    setting = Setting(options.rows, options.rates, options.skip_unprofitable, energies)
+    setting = Setting(options.rows, options.rates, options.skip_unprofitable, energies, clock)
     wished = {name: wish for name, wish in wishes.items() if name in wanted}
     outcomes: dict[str, Outcome] = {}
     certificate: Budget | None = None

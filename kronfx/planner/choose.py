@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kronfx.cost import Price, by_multiply_adds, by_time, cheapest, work
+from kronfx.cost import cheapest, dense_step, fastest, step
 from kronfx.errors import PlanError, SolveError
 from kronfx.planner.options import DEFAULT_RANK
 from kronfx.planner.wishes import Wish
-from kronfx.records import Choice, KroneckerShape, Rates, Site, Solution
+from kronfx.records import ATTOSECONDS, Choice, KroneckerShape, Rates, Site, Solution
 from kronfx.solver import solve
 
 Energies = Callable[[Site, KroneckerShape], Sequence[float]]  # the share of ||W||^2 that ranks 1, 2, ... keep
@@ -18,23 +18,26 @@ Energies = Callable[[Site, KroneckerShape], Sequence[float]]  # the share of ||W
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What holds for every site: the expected rows, the machine's rates, whether a loss is refused, the energies."""
+    """What holds for every site: the expected rows, the rates that were asked for, whether a loss is refused, the
+    energies, and the rates that predict a training step, where time decides how a map is evaluated.
+    """
 
     rows: int
     rates: Rates | None = None
     skip_unprofitable: bool = False
     energies: Energies | None = None
-
-    @property
-    def price(self) -> Price:
-        """What the evaluation is chosen by."""
-        return by_multiply_adds if self.rates is None else by_time(self.rates)
+    clock: Rates | None = None
 
     def made(self, site: Site, shape: KroneckerShape, rank: int) -> Choice:
-        """The choice of this shape and rank, its evaluation and its energy."""
-        evaluation = cheapest(shape, rank, self.rows, site.taps, self.price)
+        """The choice of this shape and rank, its evaluation, its energy and its times."""
         energy = None if self.energies is None else self.energies(site, shape)[rank - 1]
-        return Choice(site=site, shape=shape, rank=rank, evaluation=evaluation, energy=energy)
+        if self.clock is None:
+            return Choice(site, shape, rank, cheapest(shape, rank, self.rows, site.taps), energy)
+        evaluation = fastest(shape, rank, self.rows, self.clock, site.taps)
+        steps = step(shape, rank, self.rows, evaluation, site.taps), dense_step(site.m, site.n, self.rows)
+        seconds, dense_seconds = (site.stack * one.time(self.clock) / ATTOSECONDS for one in steps)
+        times = {"seconds": seconds, "dense_seconds": dense_seconds}
+        return Choice(site, shape, rank, evaluation, energy, **times)
 
     def loss(self, choice: Choice) -> str | None:
         """In which way the choice is bigger or slower than the dense map, in words."""
@@ -43,21 +46,15 @@ class Setting:
         ops = choice.multiply_adds(self.rows) // self.rows, site.multiply_adds(self.rows) // self.rows
         if sizes[0] >= sizes[1]:
             return f"unprofitable: {sizes[0]:,} parameters, the dense weight has {sizes[1]:,}"
-        if self.rates is not None:
-            times = self._time(choice, self.rates), self._dense_time(site, self.rates)
-            if times[0] >= times[1]:
-                return f"unprofitable: {times[0] / 1e12:.4g} us at these rates, dense takes {times[1] / 1e12:.4g} us"
+        if self.rates is not None and choice.seconds is not None and choice.dense_seconds is not None:
+            if choice.seconds >= choice.dense_seconds:
+                times = (
+                    f"{1e6 * choice.seconds:.4g} us a step at these rates, dense takes {1e6 * choice.dense_seconds:.4g}"
+                )
+                return f"unprofitable: {times} us"
         elif ops[0] >= ops[1]:
             return f"unprofitable: {ops[0]:,} multiply-adds a row, dense takes {ops[1]:,}"
         return None
-
-    def _time(self, choice: Choice, rates: Rates) -> int:
-        counted = work(choice.shape, choice.rank, self.rows, choice.evaluation, choice.site.taps)
-        return choice.site.stack * counted.time(rates)
-
-    def _dense_time(self, site: Site, rates: Rates) -> int:
-        entries = self.rows * (site.n + site.m) + site.m * site.n
-        return site.stack * rates.time(self.rows * site.m * site.n, entries, 1)
 
 
 def choose_all(site: Site, wish: Wish, setting: Setting) -> tuple[Choice, ...] | str:

@@ -210,13 +210,16 @@ class PlanOptions:
     rows: int = option(
         512,
         "rows of ``x``",
-        "how many to expect (batch times sequence); it decides the evaluation, by multiply-adds or by predicted time.",
+        """how many to expect (batch times sequence) in training: each map is evaluated in the way whose step, forward
+        and backward, is predicted to be the shortest on this machine. ``kronfx.tune`` sees the rows, and times.""",
         _rows,
     )
     rates: Rates | None = option(
         None,
         "attoseconds",
-        "what this machine takes for a multiply-add, an entry and a product, from ``kronfx.calibrate``.",
+        """what the machine takes that will train, from ``kronfx.calibrate``; None: this one, measured once in about a
+        second and kept in a file (``$KRONFX_CACHE``, else ``~/.cache/kronfx``). Under ``max_flops`` without rates, the
+        fewest multiply-adds decide the evaluation.""",
         _rates,
     )
     include: Names = option(

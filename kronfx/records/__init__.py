@@ -8,11 +8,12 @@ from kronfx.records.branches import Branches
 from kronfx.records.budget import Budget
 from kronfx.records.difference import Change, PlanDifference
 from kronfx.records.plan import Plan, refusal_table
-from kronfx.records.rates import Rates
+from kronfx.records.rates import ATTOSECONDS, Rates
 from kronfx.records.shapes import EVALUATIONS, Choice, Evaluation, KroneckerShape, Lowering, Refusal, Site
 from kronfx.records.solution import RunnerUp, Solution
 
 __all__ = [
+    "ATTOSECONDS",
     "EVALUATIONS",
     "Branches",
     "Budget",

@@ -18,9 +18,21 @@ PLAN_VERSION = 2
 FORMER = ("formed",)  # what a site said in earlier releases, and no longer does
 
 HEADERS = (
-    "layer", "kind", "m x n", "blocks", "of", "rank", "evaluation", "dense", "factored", "share", "ops dense",
-    "ops factored", "share",
-)  # fmt: skip
+    "layer",
+    "kind",
+    "m x n",
+    "blocks",
+    "of",
+    "rank",
+    "evaluation",
+    "dense",
+    "factored",
+    "share",
+    "ops dense",
+    "ops factored",
+    "share",
+)
+TIMES = ("ms dense", "ms factored")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +111,7 @@ class Plan:
         if not changes.keys() <= possible:
             found = f"an edit of {', '.join(sorted(changes.keys() - possible))}"
             raise PlanError(name, found, "rank, shape, evaluation or zero_start", "plan anew for anything else")
-        changed = (replace(c, energy=None, **changes) if c.site.name == name else c for c in self.choices)
+        changed = (replace(c, energy=None, seconds=None, **changes) if c.site.name == name else c for c in self.choices)
         return self._with(tuple(changed))
 
     def _with(self, choices: tuple[Choice, ...]) -> Plan:
@@ -140,20 +152,23 @@ class Plan:
         return "\n\n".join(parts)
 
     def _table(self) -> str:
-        has_energy = any(choice.energy is not None for choice in self.choices)
-        rows = [_cells(choice, self.rows) for choice in self.choices]
-        if has_energy:
-            rows = [(*row, choice.energy) for row, choice in zip(rows, self.choices)]
+        headers, rows = HEADERS, [_cells(choice, self.rows) for choice in self.choices]
+        if any(choice.seconds is not None for choice in self.choices):
+            headers, rows = (*headers, *TIMES), [(*row, *_times(c)) for row, c in zip(rows, self.choices)]
+        if any(choice.energy is not None for choice in self.choices):
+            headers, rows = (*headers, "energy"), [(*row, c.energy) for row, c in zip(rows, self.choices)]
         title = (
             f"plan: {len(self.sites)} layers, {self.dense_parameters:,} -> {self.parameters:,} parameters "
             f"({percent(self.parameters, self.dense_parameters)})"
         )
-        return render(title, (*HEADERS, "energy") if has_energy else HEADERS, rows)
+        return render(title, headers, rows)
 
     def _totals(self) -> list[str]:
         dense, factored = self.dense_multiply_adds // self.rows, self.multiply_adds // self.rows
         lines = [f"ops: multiply-adds a row of x, at {self.rows} rows: {dense:,} -> {factored:,}"]
         lines[0] += f" ({percent(factored, dense)})"
+        if any(choice.seconds is not None for choice in self.choices):
+            lines.append(f"ms: predicted of a training step on this machine, forward and backward, at {self.rows} rows")
         if self.model_parameters:
             share = percent(self.planned_parameters, self.model_parameters)
             lines.append(f"whole model: {self.model_parameters:,} -> {self.planned_parameters:,} parameters ({share})")
@@ -217,6 +232,10 @@ def _cells(choice: Choice, rows: int) -> tuple[object, ...]:
     )
 
 
+def _times(choice: Choice) -> tuple[float | None, ...]:
+    return tuple(None if s is None else 1e3 * s for s in (choice.dense_seconds, choice.seconds))
+
+
 def _no_plan(found: str) -> PlanError:
     return PlanError("", found, f"the text that Plan.to_json wrote (version {PLAN_VERSION})", "plan the model anew")
 
@@ -245,11 +264,15 @@ def _choice(entry: dict[str, Any]) -> Choice:
         evaluation=entry["evaluation"],
         energy=entry["energy"],
         zero_start=entry.get("zero_start", False),
+        seconds=entry.get("seconds"),
+        dense_seconds=entry.get("dense_seconds"),
     )
     if type(choice.rank) is not int or choice.evaluation not in EVALUATIONS:
         raise ValueError(f"rank {choice.rank!r}, evaluation {choice.evaluation!r}")
-    if choice.energy is not None and not isinstance(choice.energy, float):
-        raise ValueError(f"energy {choice.energy!r}")
+    for name in ("energy", "seconds", "dense_seconds"):
+        value = getattr(choice, name)
+        if value is not None and not isinstance(value, float):
+            raise ValueError(f"{name} {value!r}")
     if not isinstance(choice.zero_start, bool):
         raise ValueError(f"zero_start {choice.zero_start!r}")
     return choice

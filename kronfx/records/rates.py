@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from kronfx.errors import PlanError
 
 RATES_FORMAT = "kronfx-rates"
+ATTOSECONDS = 10**18  # of a second
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ class Choice:
     The shape may be wider than the site by less than one block either way: the surplus rows and columns of ``W`` are
     trained and paid for, and sliced off. ``energy`` is the share of ``||W||^2`` that the nearest factors keep, where
     it was asked for. ``zero_start``: a random start is at ``W = 0``, the factor applied last being zero.
+    ``seconds`` and ``dense_seconds``: what a training step of the layer is predicted to take, and of the dense one.
     """
 
     site: Site
@@ -132,6 +133,8 @@ class Choice:
     evaluation: Evaluation
     energy: float | None = None
     zero_start: bool = False
+    seconds: float | None = None
+    dense_seconds: float | None = None
 
     @property
     def parameters(self) -> int:

@@ -47,6 +47,7 @@ def _of_plan(plan: Plan) -> Report:
             c.evaluation,
             c.parameters,
             stack=c.site.stack,
+            predicted=c.seconds,
         )
         for c in plan.choices
     )
@@ -67,6 +68,8 @@ def _of_model(model: nn.Module) -> Report:
             layer.zero_blocks(),
             layer.blocks // layer.grid.blocks,
             layer.energy,
+            layer.predicted_seconds,
+            layer.measured_seconds,
         )
         for name, layer in kronecker_layers(model).items()
     ]

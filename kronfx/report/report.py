@@ -26,14 +26,18 @@ HEADERS = (
     "share",
     "zero blocks",
     "energy kept",
+    "ms predicted",
+    "ms measured",
 )
+OPTIONAL = {"energy kept": "energy", "ms predicted": "predicted", "ms measured": "measured"}  # fields, often None
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One linear map: what it is now (``planned``, ``factored``, ``folded``, ``dense`` or ``onnx``), its block grid and
     rank where it has them, how it runs, the entries of the dense weight, the entries stored now, the exactly-zero
-    blocks of its ``W``, and, after ``init="nearest"``, the share of the energy that its factors kept."""
+    blocks of its ``W``, after ``init="nearest"`` the share of the energy that its factors kept, and the seconds of a
+    training step as the plan ``predicted`` and ``kronfx.tune`` ``measured`` them."""
 
     site: str
     state: str
@@ -46,6 +50,8 @@ class Layer:
     zero_blocks: int | None = None
     stack: int = 1
     energy: float | None = None
+    predicted: float | None = None
+    measured: float | None = None
 
     @property
     def dense(self) -> int:
@@ -81,6 +87,8 @@ class Layer:
             share,
             zero,
             None if self.energy is None else percent(self.energy, 1),
+            None if self.predicted is None else round(1e3 * self.predicted, 3),
+            None if self.measured is None else round(1e3 * self.measured, 3),
         )
 
 
@@ -119,11 +127,15 @@ class Report:
 
     def rows(self) -> Sequence[tuple[object, ...]]:
         """One row a layer, under ``headers()``."""
-        return [layer.cells()[: len(self.headers())] for layer in self.layers]
+        shown = [HEADERS.index(header) for header in self.headers()]
+        return [tuple(layer.cells()[column] for column in shown) for layer in self.layers]
 
     def headers(self) -> Sequence[str]:
-        """``HEADERS``, without the last where no layer began from a given weight."""
-        return HEADERS if any(layer.energy is not None for layer in self.layers) else HEADERS[:-1]
+        """``HEADERS``, without those that no layer has anything to say under."""
+        return [header for header in HEADERS if header not in OPTIONAL or self._says(OPTIONAL[header])]
+
+    def _says(self, field: str) -> bool:
+        return any(getattr(layer, field) is not None for layer in self.layers)
 
     def __str__(self) -> str:
         text = render(self.summary(), self.headers(), self.rows()) if self.layers else self.summary()

@@ -1,0 +1,77 @@
+"""What was measured of this machine, in a small file that a person can look at, delete and pass on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from kronfx.clock.calibrate import calibrate
+from kronfx.errors import KronfxError, PlanError, reason, warn
+from kronfx.files import write
+from kronfx.records import Rates
+
+
+def rates_here() -> Rates:
+    """The rates of a training step on this machine: those of its file, or measured now (in about a second) and kept."""
+    return _known(path())
+
+
+def path() -> Path:
+    """The file of this CPU, this version of torch and this number of threads, in :func:`folder`."""
+    words = f"{_cpu()} torch {torch.__version__} {torch.get_num_threads()} threads"
+    return folder() / f"{re.sub(r'[^a-z0-9.]+', '-', words.lower()).strip('-')}.json"
+
+
+def folder() -> Path:
+    """``$KRONFX_CACHE``; else ``kronfx`` in ``$XDG_CACHE_HOME``, in ``~/.cache``, or where there is no home in the
+    system's folder of temporary files."""
+    if os.environ.get("KRONFX_CACHE"):
+        return Path(os.environ["KRONFX_CACHE"])
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kronfx"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "kronfx"
+
+
+@cache
+def _known(file: Path) -> Rates:
+    kept = _read(file)
+    if kept is not None:
+        return kept
+    rates = calibrate(backward=True)
+    _keep(file, rates)
+    return rates
+
+
+def _read(file: Path) -> Rates | None:
+    try:
+        return Rates.from_json(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, PlanError) as error:
+        said = error.found if isinstance(error, KronfxError) else reason(error)
+        warn(f"{file} cannot be used ({said}); this machine is measured anew")
+        return None
+
+
+def _keep(file: Path, rates: Rates) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, rates.to_json().encode(), PlanError)
+    except (OSError, PlanError) as error:
+        said = error.found if isinstance(error, KronfxError) else reason(error)
+        warn(f"what was measured of this machine is not kept ({said}); name another folder in KRONFX_CACHE")
+
+
+def _cpu() -> str:
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
