@@ -14,7 +14,7 @@ from kronfx.layers import deep_copy
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("hooks") or "hooks_" in name)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # What a module has from its constructor; everything else in its ``__dict__`` a user put there.
-_OWN = {"grid", "turned", "rank", "evaluation", "stack", "features", "energy", "convolution"}.union(
+_OWN = {"grid", "turned", "rank", "evaluation", "stack", "features", "energy", "skipping", "convolution"}.union(
     vars(nn.Linear(1, 1, device="meta")), *(vars(kind(1, 1, 1, device="meta")) for kind in _CONVOLUTIONS)
 )
 
