@@ -15,7 +15,7 @@ _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("hooks") or "
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # What a module has from its constructor; everything else in its ``__dict__`` a user put there.
 _OWN = {"grid", "transposed", "rank", "evaluation", "stack", "features", "energy", "convolution"}.union(
-    ("predicted_seconds", "measured_seconds"),
+    ("predicted_seconds", "measured_seconds", "skipping"),
     vars(nn.Linear(1, 1, device="meta")),
     *(vars(kind(1, 1, 1, device="meta")) for kind in _CONVOLUTIONS),
 )

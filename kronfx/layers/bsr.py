@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from kronfx.layers.blocks import by_blocks, in_one_product
 from kronfx.layers.folded import released
+from kronfx.layers.pattern import Pattern
+from kronfx.layers.precision import unwatched
 from kronfx.records import KroneckerShape
 
 
@@ -17,8 +22,11 @@ class BsrLinear(nn.Module):
 
         y[p] [N, m2] = sum_(k in row p) x[col_k] [N, n2] @ values[k]^T [n2, m2]
 
-    All blocks are multiplied in one batched product, several times as fast as torch's own: ``kronfx/decisions/bsr.md``.
+    Only these blocks are multiplied, and only they train, so that zeros stay: at 90% zero several times as fast as the
+    dense layer, forward and backward (``kronfx/decisions/blocks.md``).
     """
+
+    _pattern: Pattern | None = None
 
     values: nn.Parameter
     bias: nn.Parameter | None
@@ -52,21 +60,25 @@ class BsrLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., n] -> [..., m]``."""
-        m1, n1, m2, n2 = self.shape.m1, self.shape.n1, self.shape.m2, self.shape.n2
-        columns = x.unflatten(-1, (n1, n2)).reshape(-1, n1, n2).transpose(0, 1)
-        products = torch.bmm(columns.index_select(0, self.col_indices), self.values.mT)
-        # Half types are summed in float32, as torch's products do inside.
-        sums = torch.zeros(
-            m1, columns.shape[1], m2, device=x.device, dtype=torch.promote_types(products.dtype, torch.float32)
-        )
-        y = sums.index_add(0, self._rows(), products.to(sums.dtype)).to(products.dtype)
-        y = y.transpose(0, 1).reshape(*x.shape[:-1], m1 * m2)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        given = [x, self.values] if self.bias is None else [x, self.values, self.bias]
+        if unwatched(*given):
+            return by_blocks(x, self.values, self.bias, self._tables())
+        return in_one_product(x, self.values, self.bias, Pattern(self.shape, self._rows(), self.col_indices))
 
     def _rows(self) -> Tensor:
         """The block row of every stored block, ``[nnz]``."""
         rows = torch.arange(self.shape.m1, device=self.crow_indices.device)
         return torch.repeat_interleave(rows, self.crow_indices.diff(), output_size=len(self.values))
+
+    def _tables(self) -> Pattern:
+        """The pattern with all that its products read, made anew where the indices are others."""
+        rows, known = self._rows(), self._pattern
+        if known is None or not (torch.equal(rows, known.rows) and torch.equal(self.col_indices, known.columns)):
+            known = self._pattern = Pattern(self.shape, rows, self.col_indices.clone())
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_pattern"}
 
     def extra_repr(self) -> str:
         """Shape, grid and survivors, for ``print(model)``."""

@@ -14,8 +14,10 @@ from kronfx.errors import GraphError
 from kronfx.layers.by_hand import applied
 from kronfx.layers.factors import Factors
 from kronfx.layers.formed import formed
+from kronfx.layers.pattern import Pattern
 from kronfx.layers.portions import PORTIONED, is_worth_turning
-from kronfx.layers.precision import without_autocast
+from kronfx.layers.precision import unwatched, without_autocast
+from kronfx.layers.skipping import Skipping, skipped
 from kronfx.layers.writes import computed, refuse, require_factors
 from kronfx.records import Evaluation, KroneckerShape
 
@@ -54,6 +56,7 @@ class KroneckerLinear(nn.Module):
     """
 
     bias: nn.Parameter | None
+    skipping: Skipping | None = None  # in place of the evaluation, while there are zeros that it pays to skip
     energy: float | None = None  # ||W_nearest||_F^2 / ||W||_F^2 of the weight that set_nearest took
     predicted_seconds: float | None = None  # of a training step: by the plan, or by kronfx.tune,
     measured_seconds: float | None = None  # which measured it where the prediction was too close to call
@@ -166,12 +169,44 @@ class KroneckerLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., n] -> [..., m]`` by the chosen evaluation; of a stack, ``x [*stack, N, n]``."""
+        pattern = self._pattern(x)
+        if pattern is not None:
+            return skipped(x, self.factors, self.bias, pattern)
         # torch's own encoder hands nested tensors to its layers where a padding mask is given; only products take them.
         if (self.evaluation == "materialize" or (isinstance(x, Tensor) and x.is_nested)) and not self.stack:
             return formed(x, self.factors, self.bias)
         y = evaluated(x, self.factors, self.grid, self.rank, self.evaluation, bool(self.stack))
         # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def skip_zeros(self, forced: bool = True) -> None:
+        """From here on multiply, forward and backward, only the blocks that ``S`` has no zero for, in place of the
+        planned evaluation; unless ``forced`` only where that is faster, which the next training step measures.
+
+        Zeros of ``S`` get no gradient then, so they stay. Where ``S`` has others, as from a loaded checkpoint, it is
+        looked at anew. Compilers, exporters and devices other than the CPU get the planned evaluation, and so do
+        convolutions and stacks. ``layer.skipping = None`` ends it.
+        """
+        self.skipping = Skipping(forced)
+
+    @property
+    def running(self) -> str:
+        """The evaluation that runs: the planned one, or the blocks that are multiplied in its place."""
+        return (str(self.skipping) if self.skipping is not None else "") or self.evaluation
+
+    def _pattern(self, x: Tensor) -> Pattern | None:
+        """The survivors, where only they are to be multiplied."""
+        if self.skipping is None or self.stack:
+            return None
+        given = [x, self.S, self.A, self.B, *([] if self.bias is None else [self.bias])]
+        return self.skipping.pattern_for(x, self.factors, self._planned) if unwatched(*given) else None
+
+    def _planned(self, x: Tensor, factors: Factors) -> Tensor:
+        return evaluated(x, factors, self.grid, self.rank, self.evaluation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles look for themselves."""
+        return {name: value for name, value in vars(self).items() if name != "skipping"}
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """As every module's, but that ``weight`` is computed. Raises WeightError."""
@@ -195,7 +230,7 @@ class KroneckerLinear(nn.Module):
         """Shape, rank and evaluation, for ``print(model)``."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, blocks={self.grid}, "
-            f"rank={self.rank}, evaluation={self.evaluation}, bias={self.bias is not None}"
+            f"rank={self.rank}, evaluation={self.running}, bias={self.bias is not None}"
             + ("" if self.energy is None else f", energy={self.energy:.1%}")
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch import Tensor, nn
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia")  # kinds on which torch knows autocast
 
@@ -34,3 +35,19 @@ def full_precision() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+def unwatched(*tensors: object) -> bool:
+    """Whether nobody looks on, so that an operation may be one of our own: no compiler, no tracer, no transform, and
+    plain tensors on the CPU only, of one dtype unless autocast is on.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    given = [x for x in tensors if isinstance(x, Tensor) and type(x) in (Tensor, nn.Parameter)]
+    if len(given) < len(tensors) or any(x.device.type != "cpu" or x.is_nested for x in given):
+        return False
+    dtypes = {x.dtype for x in given}
+    is_autocast = torch.is_autocast_enabled("cpu") and torch.float64 not in dtypes
+    return all(dtype.is_floating_point for dtype in dtypes) and (is_autocast or len(dtypes) == 1)

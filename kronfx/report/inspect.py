@@ -63,7 +63,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.in_features,
             layer.grid.block,
             layer.rank,
-            layer.evaluation,
+            layer.running,
             layer.S.numel() + layer.A.numel() + layer.B.numel(),
             layer.zero_blocks(),
             layer.blocks // layer.grid.blocks,

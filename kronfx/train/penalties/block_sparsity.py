@@ -113,6 +113,7 @@ class BlockSparsity(GroupPenalty):
             if steps is not None and wish is not None:
                 found, needed = f"steps={steps!r} and {option}={wish!r}", "the ramp of a known length charges nothing"
                 raise TrainError("", found, f"one of the two: {needed}", "leave one out")
+        self._layers = [part.layer for part in trained(parts).values()]
         self._ramp = None if steps is None else Ramp(steps=steps, share=END, target=target)
         self._sensitivity = None if self._ramp is None else Sensitivity(trained(parts))
         strength = (0.0 if self._ramp else STRENGTH) if strength is None else strength
@@ -133,6 +134,20 @@ class BlockSparsity(GroupPenalty):
         self._restore(saved)
         if self._sensitivity is not None and isinstance(saved, RampState):
             self._sensitivity.restore(saved.sensitivity)
+
+    def freeze(self) -> None:
+        super().freeze()
+        self._skip_zeros()
+
+    def _restore(self, state: PenaltyState) -> None:
+        super()._restore(state)
+        self._skip_zeros()
+
+    def _skip_zeros(self) -> None:
+        """Zeros that stay need not be multiplied, where that pays."""
+        for layer in self._layers if self.frozen else ():
+            if layer.skipping is None:
+                layer.skip_zeros(forced=False)
 
     def _state(self) -> PenaltyState:
         state = super()._state()
