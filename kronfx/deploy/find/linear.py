@@ -37,12 +37,12 @@ class Linear:
     ``transposed``; its axes of length 1 around these two are left out. ``behind`` says what ``a``, ``b`` and ``f`` are.
 
     ``x [..., n]`` and ``y [..., m]`` are row-major, or, for a product from the left and a 1x1 convolution
-    (``channels_first``), ``x [..., n, S]`` and ``y [..., m, S]``; where ``x`` is ``turned``, it is the other way round
+    (``channels_first``), ``x [..., n, S]`` and ``y [..., m, S]``; where ``x_transposed``, ``x`` is the other way round
     than ``y``. A convolution reads every ``strides``-th position. ``node`` is the product; ``y`` is its output. Where
     the exporter flattened leading axes ``around`` it, ``x`` is what was flattened and ``y`` the result in that shape
-    again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``; a ``static`` one is spelled as the product
-    of two DequantizeLinear: ``x`` and the weight are what these read, ``y`` is a floating number. Where the weight
-    alone is quantized, its ``scales`` make the integers ``W``; where ``y`` is 8-bit too, it is ``requantized``.
+    again. An 8-bit product has the ``zero_points`` of ``x`` and ``W``; a ``static`` one is spelled as the product of
+    two DequantizeLinear: ``x`` and the weight are what these read, ``y`` is a floating number. Where the weight alone
+    is quantized, its ``scales`` make the integers ``W``; where ``y`` is 8-bit too, it is ``requantized``.
     """
 
     node: ir.Node
@@ -53,7 +53,7 @@ class Linear:
     bias: ir.Value | None = None
     behind: Behind = Behind()
     strides: tuple[int, ...] = ()
-    turned: bool = False
+    x_transposed: bool = False
     channels_first: bool = False
     zero_points: tuple[ir.Value | None, ir.Value | None] | None = None
     around: tuple[ir.Node, ...] = ()
@@ -80,7 +80,7 @@ class Linear:
     @property
     def has_channels_first(self) -> bool:
         """True where ``x`` is ``[..., n, S]``."""
-        return self.channels_first != self.turned
+        return self.channels_first != self.x_transposed
 
     @property
     def upright(self) -> Array:

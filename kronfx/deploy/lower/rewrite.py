@@ -112,7 +112,7 @@ def _input(layouts: Layouts, linear: Linear) -> Feature:
         return Feature(_reshape(layouts, _positions(layouts, linear), 0, n, -1), 3, n)
     if linear.has_channels_first:
         return Feature(layouts.make_row_major(linear.x), rank, n)
-    if rank < 3 or (rank == 3 and not _is_short(linear.x)) or linear.turned:
+    if rank < 3 or (rank == 3 and not _is_short(linear.x)) or linear.x_transposed:
         return layouts.make_feature_major(linear.x, n)
     rows = _reshape(layouts, layouts.make_row_major(linear.x), -1, n)
     return Feature(layouts.build.op("Transpose", rows, perm=[1, 0]), 2, n)

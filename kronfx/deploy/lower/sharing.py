@@ -48,12 +48,12 @@ def _shared(layer: Layer, equal: Sequence[Constant], kept: Iterable[Kept]) -> Sh
     for one in kept:
         if not isinstance(one.storage, Survivors):
             continue
-        is_turned = one.transposed != transposed[one.value]  # it keeps the blocks of W^T
-        is_rebuilt_upright = any(turned == is_turned for turned in transposed.values())
+        is_transposed = one.transposed != transposed[one.value]  # it keeps the blocks of W^T
+        is_rebuilt_upright = any(is_so == is_transposed for is_so in transposed.values())
         alive = one.storage if is_rebuilt_upright else one.storage.T
-        is_turned = is_turned == is_rebuilt_upright
-        shape = alive.shape.T if is_turned else alive.shape
-        return Shared(one.name, alive, is_turned) if shape == layer.shape else None
+        is_transposed = is_transposed == is_rebuilt_upright
+        shape = alive.shape.T if is_transposed else alive.shape
+        return Shared(one.name, alive, is_transposed) if shape == layer.shape else None
     return None
 
 

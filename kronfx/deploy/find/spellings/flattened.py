@@ -9,7 +9,7 @@ from kronfx.deploy.find.linear import Linear
 
 def unflattened(linear: Linear) -> Linear:
     """Without the Reshape to ``[-1, n]`` in front and the one back behind, where that is all they do."""
-    if linear.channels_first or linear.turned:
+    if linear.channels_first or linear.x_transposed:
         return linear
     before, uses = linear.x.producer(), list(linear.y.consumers())
     if before is None or before.op_type != "Reshape" or len(uses) != 1 or uses[0].op_type != "Reshape":

@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from kronfx.deploy.find.linear import Behind, Linear
-from kronfx.deploy.find.spellings.gemm import general, turned
+from kronfx.deploy.find.spellings.gemm import general, swapped
 from kronfx.deploy.find.spellings.operand import number
 from kronfx.deploy.find.spellings.product import product
 
@@ -29,7 +29,7 @@ def fused_matmul(node: ir.Node) -> Linear | str | None:
     """``alpha A B``, the last two axes of either swapped first."""
     if number(node, "transBatchA", 0) or number(node, "transBatchB", 0):
         return "moves its batch behind the rows (transBatchA, transBatchB)"
-    answer = product(node, turned(node))
+    answer = product(node, swapped(node))
     return replace(answer, behind=Behind(number(node, "alpha", 1.0))) if isinstance(answer, Linear) else answer
 
 

@@ -20,7 +20,7 @@ def gemm(node: ir.Node) -> Linear | str | None:
 
 def general(node: ir.Node, behind: Behind) -> Linear | str | None:
     """A ``Gemm`` with an activation ``behind`` it."""
-    answer = product(node, turned(node))
+    answer = product(node, swapped(node))
     if not isinstance(answer, Linear) or answer.static:
         return answer
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -31,7 +31,7 @@ def general(node: ir.Node, behind: Behind) -> Linear | str | None:
     return unflattened(linear) if bias is None or _is_vector(bias, linear.dims[0]) else linear
 
 
-def turned(node: ir.Node) -> tuple[bool, bool]:
+def swapped(node: ir.Node) -> tuple[bool, bool]:
     """Which of its operands a node transposes."""
     return bool(number(node, "transA", 0)), bool(number(node, "transB", 0))
 

@@ -11,8 +11,8 @@ from kronfx.deploy.find.spellings.static import static
 from kronfx.deploy.nodes.values import is_constant, tensor_of
 
 
-def product(node: ir.Node, turned: tuple[bool, bool] = (False, False)) -> Linear | str | None:
-    """``A B`` of a node's first two inputs, whose last two axes are swapped before where ``turned``.
+def product(node: ir.Node, swapped: tuple[bool, bool] = (False, False)) -> Linear | str | None:
+    """``A B`` of a node's first two inputs, whose last two axes trade places first where ``swapped``.
 
     ``x W^T`` with ``W^T [n, m]`` on the right, ``W x`` with ``W [m, n]`` on the left, or what was quantized.
     """
@@ -20,28 +20,30 @@ def product(node: ir.Node, turned: tuple[bool, bool] = (False, False)) -> Linear
         return None
     left, from_left = _seen_through(node.inputs[0])
     right, from_right = _seen_through(node.inputs[1])
-    turned = turned[0] != from_left, turned[1] != from_right
+    swapped = swapped[0] != from_left, swapped[1] != from_right
     if is_constant(left) and is_constant(right):
         return "multiplies two constants"
     y = node.outputs[0]
     if is_constant(right):
-        linear = Linear(node=node, x=left, y=y, weight=right, transposed=not turned[1], turned=turned[0])
+        linear = Linear(node=node, x=left, y=y, weight=right, transposed=not swapped[1], x_transposed=swapped[0])
         return no_matrix(right, left) or linear
     if is_constant(left):
         linear = Linear(
-            node=node, x=right, y=y, weight=left, transposed=turned[0], turned=turned[1], channels_first=True
+            node=node, x=right, y=y, weight=left, transposed=swapped[0], x_transposed=swapped[1], channels_first=True
         )
         return no_matrix(left, right) or linear
-    return static(node, left, right, transposed=not turned[1]) or _weight_only(node, left, right, turned)
+    return static(node, left, right, transposed=not swapped[1]) or _weight_only(node, left, right, swapped)
 
 
-def _weight_only(node: ir.Node, left: ir.Value, right: ir.Value, turned: tuple[bool, bool]) -> Linear | None:
+def _weight_only(node: ir.Node, left: ir.Value, right: ir.Value, swapped: tuple[bool, bool]) -> Linear | None:
     """The product with a matrix of few bits, where that alone is quantized."""
     y = node.outputs[0]
     if (found := dequantized(right)) is not None and len(tensor_of(found[0]).shape) == 2:
         weight, scales = found
-        transposed = not turned[1]
-        return Linear(node=node, x=left, y=y, weight=weight, transposed=transposed, turned=turned[0], scales=scales)
+        transposed = not swapped[1]
+        return Linear(
+            node=node, x=left, y=y, weight=weight, transposed=transposed, x_transposed=swapped[0], scales=scales
+        )
     if (found := dequantized(left)) is not None and len(tensor_of(found[0]).shape) == 2:
         weight, scales = found
         return Linear(
@@ -49,8 +51,8 @@ def _weight_only(node: ir.Node, left: ir.Value, right: ir.Value, turned: tuple[b
             x=right,
             y=y,
             weight=weight,
-            transposed=turned[0],
-            turned=turned[1],
+            transposed=swapped[0],
+            x_transposed=swapped[1],
             channels_first=True,
             scales=scales,
         )
