@@ -22,6 +22,7 @@ from kronfx.layers import Factors, factors
 from kronfx.records import KroneckerShape, Plan, Rates, Solution
 from kronfx.report import Report, inspect
 from kronfx.solver import solve
+from kronfx.trained import prune
 
 __all__ = [
     "ExportReport",
@@ -42,6 +43,7 @@ __all__ = [
     "inspect",
     "load",
     "plan",
+    "prune",
     "save",
     "solve",
     "sparsify_onnx",

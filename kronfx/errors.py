@@ -63,6 +63,12 @@ class TrainError(KronfxError):
     stage = "train"
 
 
+class PruneError(KronfxError):
+    """No blocks were taken out: the model, the batches or an option does not allow it; the model is as it was."""
+
+    stage = "prune"
+
+
 class FoldError(KronfxError):
     """The reverse pass cannot fold these factors."""
 

@@ -8,7 +8,7 @@ import kronfx as kx
 
 PUBLIC = {
     "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "Timings",
-    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save", "solve",
+    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "prune", "save", "solve",
     "sparsify_onnx", "to_bsr", "train",
 }  # fmt: skip
 
@@ -50,6 +50,7 @@ def test_signatures_of_the_contract() -> None:
         "graph": ["model", "example_inputs"],
         "save": ["model", "folder"],
         "load": ["model", "folder"],
+        "prune": ["model", "batches", "target", "block", "include", "exclude", "floor", "how", "shares", "loss"],
     }  # fmt: skip
     for name, parameters in wanted.items():
         have = list(inspect.signature(getattr(kx, name)).parameters)

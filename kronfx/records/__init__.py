@@ -8,12 +8,14 @@ from kronfx.records.branches import Branches
 from kronfx.records.budget import Budget
 from kronfx.records.difference import Change, PlanDifference
 from kronfx.records.plan import Plan, refusal_table
+from kronfx.records.pruned import PRUNED, Pruned, PrunedLayer
 from kronfx.records.rates import Rates
 from kronfx.records.shapes import EVALUATIONS, Choice, Evaluation, KroneckerShape, Lowering, Refusal, Site
 from kronfx.records.solution import RunnerUp, Solution
 
 __all__ = [
     "EVALUATIONS",
+    "PRUNED",
     "Branches",
     "Budget",
     "Change",
@@ -23,6 +25,8 @@ __all__ = [
     "Lowering",
     "Plan",
     "PlanDifference",
+    "Pruned",
+    "PrunedLayer",
     "Rates",
     "Refusal",
     "RunnerUp",

@@ -33,7 +33,8 @@ HEADERS = (
 class Layer:
     """One linear map: what it is now (``planned``, ``factored``, ``folded``, ``dense`` or ``onnx``), its block grid and
     rank where it has them, how it runs, the entries of the dense weight, the entries stored now, the exactly-zero
-    blocks of its ``W``, and, after ``init="nearest"``, the share of the energy that its factors kept."""
+    blocks of its ``W``, and the share of the energy kept: by its factors after ``init="nearest"``, in its outputs on
+    the calibration data after ``kronfx.prune``."""
 
     site: str
     state: str
