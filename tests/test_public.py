@@ -8,8 +8,8 @@ import kronfx as kx
 
 PUBLIC = {
     "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "Timings",
-    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "prune", "save", "solve",
-    "sparsify_onnx", "to_bsr", "train",
+    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "prune", "save",
+    "solve", "sparsify_onnx", "to_bsr", "train",
 }  # fmt: skip
 
 
