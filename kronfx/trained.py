@@ -30,7 +30,8 @@ def prune(model: nn.Module, batches: Iterable[Any], **wishes: Unpack[PruneKeywor
     ``g [m]`` of its outputs ``G = E[g g^T]``. Taking block ``(p, j)`` out of ``W [m, n]`` while all others of its row
     are set anew costs ``tr(W_pj [(H^-1)_jj]^-1 W_pj^T G_pp)``; the cheapest goes, row by row (optimal brain surgeon),
     and of all maps the cheapest steps until the target is reached. Then ``W_p`` on its survivors ``a`` is the least
-    squares fit ``(W H)_p,a [H_aa]^-1`` to the outputs it had, and the bias takes the mean. No step of training.
+    squares fit ``(W H)_p,a [H_aa]^-1`` to the outputs it had, and the bias takes the mean; ``refit="prefix"`` fits it
+    to the trained model's outputs once more, from what the pruned maps before it hand it. No step of training.
 
     ``batches`` are what the model is called with (tensors, tuples of arguments, dicts of keyword arguments) or, with a
     ``loss``, what that takes; a few dozen are enough, and they are kept in memory, for they are run more than once. The

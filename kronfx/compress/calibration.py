@@ -72,6 +72,14 @@ def answered(model: nn.Module, batch: Any) -> Any:
         ) from error
 
 
+def ran(model: nn.Module, batch: Any, loss: Loss | None) -> None:
+    """Run the model on a batch, as the loss does where there is one. Raises PruneError."""
+    if loss is None:
+        answered(model, batch)
+    else:
+        _called(loss, model, batch)
+
+
 def _is_mapping(batch: Any) -> bool:
     return isinstance(batch, Mapping)  # transformers' batches are such, and no dicts
 

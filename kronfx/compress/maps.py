@@ -57,3 +57,9 @@ class Map:
 def precise(values: Tensor) -> Tensor:
     """In float64, on a device that has it."""
     return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+@torch.no_grad()
+def add_to(bias: nn.Parameter, before: Tensor, moved: Tensor) -> None:
+    """``bias = before + moved``, rounded once."""
+    bias.copy_(before.to(moved.device) + moved)

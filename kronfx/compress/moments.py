@@ -40,7 +40,7 @@ class Moments:
 
     def take(self, x: Tensor) -> None:
         """Rows ``x [N, n]``."""
-        x = _wide(x)
+        x = wide(x)
         self.rows += len(x)
         self.x = self.x.to(x.device) + precise(x.sum(0))
         self.xx = self.xx.to(x.device) + precise(x.mT @ x)
@@ -48,7 +48,7 @@ class Moments:
     def take_gradients(self, g: Tensor) -> None:
         """Rows ``g [N, m]``."""
         m1, m2, _ = self.gg.shape
-        g = F.pad(_wide(g), (0, m1 * m2 - g.shape[1])).unflatten(1, (m1, m2)).transpose(0, 1)
+        g = F.pad(wide(g), (0, m1 * m2 - g.shape[1])).unflatten(1, (m1, m2)).transpose(0, 1)
         self.gg = self.gg.to(g.device) + precise(g.mT @ g)
 
     @property
@@ -67,7 +67,8 @@ class Moments:
         return bool(torch.isfinite(self.xx.sum()) & torch.isfinite(self.gg.sum()))
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 

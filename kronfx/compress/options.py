@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from typing_extensions import TypedDict
 
@@ -14,6 +14,7 @@ from kronfx.compress.share import Shares
 from kronfx.errors import PruneError
 from kronfx.options import option, settle
 
+Refit = Literal["exact", "prefix"]
 Names = str | type | Iterable[str | type] | None
 Target = float | Mapping[str, float] | Sequence[float]
 
@@ -29,6 +30,7 @@ class PruneKeywords(TypedDict, total=False):
     how: How
     shares: Shares
     floor: float
+    refit: Refit
     damping: float
     memory: int
     seed: int
@@ -137,8 +139,17 @@ class PruneOptions:
         needed; where it returns a loss itself, first of all, that.""",
         _loss,
     )
+    refit: Refit = option(
+        "prefix",
+        "a name",
+        """how the blocks that stay are fitted: ``"exact"``, each map by itself; ``"prefix"``, each map to what it gave
+        in the trained model, from what the pruned maps before it hand it. That takes a forward of both models, as far
+        as the map, for each map and batch, and gains most where much goes.""",
+        _one_of(Refit),
+        "How what is left is set anew",
+    )
     damping: float = option(
-        0.01, "a share", "of the mean diagonal of the inputs' moments, added to all of it.", _damping, "How it computes"
+        0.01, "a share", "of the mean diagonal of the inputs' moments, added to all of it.", _damping
     )
     memory: int = option(
         2**31,

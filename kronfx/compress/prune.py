@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from kronfx.compress.calibration import bar
 from kronfx.compress.candidates import choice, ranked
 from kronfx.compress.criteria import CRITERIA
-from kronfx.compress.maps import Map, precise
+from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import Moments
 from kronfx.compress.options import PruneOptions
+from kronfx.compress.prefix import Pair, Survivors, refit_on_prefix
 from kronfx.compress.record import Record
 from kronfx.compress.refit import damped, masked, refitted
 from kronfx.compress.samples import Samples
@@ -50,41 +51,48 @@ def prune(
         remedy = "look at kronfx.plan(model), and at what the batches make the model do"
         raise PruneError(found[0].site.label, found[0].reason, "one map at least that can be pruned", remedy)
     keeps = [choice(found, copy.target, options.shares) for copy in copies]
-    done: list[list[PrunedLayer]] = [[] for _ in copies]
+    survivors: list[list[Survivors]] = [[] for _ in copies]
+    layers: list[list[PrunedLayer]] = [[] for _ in copies]
     names = {parameter: name for name, parameter in model.named_parameters()}
     with bar("set anew", len(maps)) as advance:
         for number, record in enumerate(samples.records(maps)):
-            for copy, kept, layers in zip(copies, keeps, done):
+            for copy, kept, left, done in zip(copies, keeps, survivors, layers):
                 if kept[number]:
                     bias = None if record.bias is None else copy.model.get_parameter(names[record.bias])
-                    layers.append(_written(record, kept[number], copy.maps[number], bias, options))
+                    left.append(Survivors(record.map, copy.maps[number], kept[number], record.bias, bias))
+                    done.append(_written(record, left[-1], options))
             advance(f"set anew: {record.map.site.name}")
+    if options.refit == "prefix" and CRITERIA[options.how].refits:
+        for copy, left in zip(copies, survivors):
+            refit_on_prefix(Pair(model, copy.model, batches, options.loss), left, options.damping)
     return [
-        Pruned(copy.target, options.how, options.shares, samples.weighed_by, rows, tuple(layers), refusals)
-        for copy, layers in zip(copies, done)
+        Pruned(copy.target, options.how, options.shares, samples.weighed_by, rows, tuple(done), refusals)
+        for copy, done in zip(copies, layers)
     ]
 
 
-def _written(
-    record: Record, kept: Sequence[Tensor], subject: Map, bias: nn.Parameter | None, options: PruneOptions
-) -> PrunedLayer:
-    """Write what stays of a map into a copy of it, and into the bias the mean of what went."""
+def _written(record: Record, survivors: Survivors, options: PruneOptions) -> PrunedLayer:
+    """Write what stays of a map into its copy, and into the bias the mean of what went."""
+    subject, bias, centred = survivors.pruned, survivors.bias, record.bias is not None
+    dense = record.map.weights
     weights = [
-        _less(W, moments, stays, record.bias is not None, subject.grid, options)
-        for W, moments, stays in zip(record.map.weights, record.moments, kept)
+        _less(W, moments, stays, centred, subject.grid, options)
+        for W, moments, stays in zip(dense, record.moments, survivors.kept)
     ]
     lost = whole = 0.0
-    subject.write(torch.stack([weight.to(subject.parameter.device) for weight in weights]))
-    for W, sparse, moments in zip(record.map.weights, subject.weights, record.moments):
-        H, difference = moments.second(record.bias is not None), (W - sparse).to(moments.xx.device)
+    subject.write(torch.stack([weight.to(dense.device) for weight in weights]))
+    for W, sparse, moments in zip(dense, subject.weights, record.moments):
+        H = moments.second(centred)
+        W, difference = W.to(H), (W - sparse).to(H)
         lost += moments.rows * float(((difference @ H) * difference).sum())
-        whole += moments.rows * float(((W.to(H) @ H) * W.to(H)).sum())
+        whole += moments.rows * float(((W @ H) * W).sum())
         if bias is not None and CRITERIA[options.how].refits:
-            with torch.no_grad():
-                bias.copy_(precise(bias) + (difference @ moments.mean).to(precise(bias).device))
-    site, zero = subject.site, sum(int((~stays).sum()) for stays in kept)
-    share = lost / whole if whole else 0.0
-    return PrunedLayer(site.name, site.m, site.n, subject.grid.block, sum(map(Tensor.numel, kept)), zero, share)
+            add_to(bias, precise(bias.detach()), difference @ moments.mean)
+    blocks, zero = (
+        sum(int(count(stays).sum()) for stays in survivors.kept) for count in (torch.ones_like, torch.logical_not)
+    )
+    site, share = subject.site, lost / whole if whole else 0.0
+    return PrunedLayer(site.name, site.m, site.n, subject.grid.block, blocks, zero, share)
 
 
 def _less(
