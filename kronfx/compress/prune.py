@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kronfx.compress.calibration import bar
+from kronfx.compress.calibration import Fisher, bar
 from kronfx.compress.candidates import choice, ranked
 from kronfx.compress.criteria import CRITERIA
 from kronfx.compress.maps import Map, add_to, precise
@@ -39,7 +40,8 @@ def prune(
 
     Raises PruneError.
     """
-    samples = Samples(model, batches, options)
+    fisher = partial(Fisher, options.loss, options.seed) if CRITERIA[options.how].gradients else None
+    samples = Samples(model, batches, options.memory, fisher)
     found, rows = [], 0
     with bar("ranked", len(maps)) as advance:
         for record in samples.records(maps):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
 from kronfx.compress.calibration import Fisher, observe
-from kronfx.compress.criteria import CRITERIA
 from kronfx.compress.maps import Map
 from kronfx.compress.moments import Moments
-from kronfx.compress.options import PruneOptions
 from kronfx.compress.record import Record
 
 
 class Samples:
-    """A model, its calibration batches, and what its maps got from them."""
+    """A model, its calibration batches, and what its maps got from them; with ``fisher`` the outputs' gradients too."""
 
-    def __init__(self, model: nn.Module, batches: Sequence[Any], options: PruneOptions) -> None:
-        self.model, self.batches, self.options = model, batches, options
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Any], memory: int, fisher: Callable[[], Fisher] | None = None
+    ) -> None:
+        self.model, self.batches, self.memory, self._fisher = model, batches, memory, fisher
         self.weighed_by = "nothing"
         self._held: list[Record] = []  # of all maps, where they fit into memory together
 
@@ -35,8 +35,7 @@ class Samples:
             yield from records
 
     def _observed(self, maps: Sequence[Map]) -> list[Record]:
-        gradients = CRITERIA[self.options.how].gradients
-        fisher = Fisher(self.options.loss, self.options.seed) if gradients else None
+        fisher = None if self._fisher is None else self._fisher()
         records = observe(self.model, maps, self.batches, fisher)
         self.weighed_by = self.weighed_by if fisher is None else fisher.source
         return records
@@ -49,7 +48,7 @@ class Samples:
             needed = subject.site.stack * Moments.memory(subject.site.n, subject.grid)
             if not groups or needed > left:
                 groups.append([])
-                left = self.options.memory
+                left = self.memory
             groups[-1].append(subject)
             left -= needed
         return groups
