@@ -69,6 +69,12 @@ class PruneError(KronfxError):
     stage = "prune"
 
 
+class RecoverError(KronfxError):
+    """Nothing was trained: the models, the batches or an option does not allow it; the model is as it was."""
+
+    stage = "recover"
+
+
 class FoldError(KronfxError):
     """The reverse pass cannot fold these factors."""
 

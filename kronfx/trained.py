@@ -11,8 +11,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from kronfx import compress, records
-from kronfx.compress import Map, PruneKeywords, PruneOptions
-from kronfx.errors import PlanError, PruneError, warn
+from kronfx.compress import Map, PruneKeywords, PruneOptions, RecoverKeywords, RecoverOptions
+from kronfx.errors import KronfxError, PlanError, PruneError, RecoverError, warn
 from kronfx.graph import discover, require_unshared
 from kronfx.graph.swap import copied
 from kronfx.layers import full_precision, require_module
@@ -58,6 +58,29 @@ def prune(model: nn.Module, batches: Iterable[Any], **wishes: Unpack[PruneKeywor
     return pruned if isinstance(options.target, Sequence) else pruned[0]
 
 
+@keywords(RecoverOptions)
+@full_precision()
+def recover(
+    model: nn.Module, teacher: nn.Module | None, batches: Iterable[Any], **wishes: Unpack[RecoverKeywords]
+) -> nn.Module:
+    """Train a pruned model for a few steps, its zero blocks kept exactly zero: what ``kx.prune`` took is won back.
+
+    ``teacher`` is the model before it was pruned, whose outputs are learned: no labels are needed. ``batches`` are what
+    both are called with (tensors, tuples of arguments, dicts of keyword arguments), or with a ``loss`` what that takes;
+    others than those a result is judged by. A copy is trained, in the mode the model is in, and comes back; the model
+    and the teacher are left as they are. Zeros of ``S`` in factored layers are kept as well. Raises RecoverError.
+    """
+    require_module(model, RecoverError)
+    options = RecoverOptions(**wishes)
+    if options.loss is None:
+        require_module(teacher, RecoverError)
+    with _said_by(RecoverError, PruneError):
+        kept = compress.listed(batches)
+        student = copied(model, RecoverError)
+        compress.recover(student, teacher, kept, options)
+    return student
+
+
 def _copy(running: nn.Module, target: float | Mapping[str, float], options: PruneOptions) -> compress.Copy:
     copy = copied(running, PruneError)
     maps, _ = _maps(copy, options)
@@ -70,7 +93,7 @@ def _maps(model: nn.Module, options: PruneOptions) -> tuple[list[Map], list[reco
     found = discover(model)
     types = {match.site.name: type(match.owner) for match in found.matches}
     names = [match.site.name for match in found.matches]
-    with _as_pruning():
+    with _said_by(PruneError, PlanError):
         wanted = selected(found.sites, types, options.include, options.exclude)
     if isinstance(options.target, Mapping):
         wanted &= _by_name(options.target, names).keys()
@@ -100,15 +123,15 @@ def _grid(site: records.Site, block: tuple[int, int]) -> records.KroneckerShape 
 
 def _by_name(target: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
     """The share of every map that has one: an exact name outweighs a glob, else the last one counts."""
-    with _as_pruning():
+    with _said_by(PruneError, PlanError):
         globs = {name: share for wish, share in target.items() for name in matching("target", wish, names)}
     return globs | {name: target[name] for name in names if name in target}
 
 
 @contextmanager
-def _as_pruning() -> Iterator[None]:
-    """What the planner says about names is said about pruning here."""
+def _said_by(verb: type[KronfxError], stage: type[KronfxError]) -> Iterator[None]:
+    """What a stage says about names and batches is said by the verb that was called."""
     try:
         yield
-    except PlanError as error:
-        raise PruneError(error.where, error.found, error.needed, error.remedy) from None
+    except stage as error:
+        raise verb(error.where, error.found, error.needed, error.remedy) from error.__cause__

@@ -8,8 +8,8 @@ import kronfx as kx
 
 PUBLIC = {
     "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "Timings",
-    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "prune", "save",
-    "solve", "sparsify_onnx", "to_bsr", "train",
+    "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "prune", "recover",
+    "save", "solve", "sparsify_onnx", "to_bsr", "train",
 }  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def test_signatures_of_the_contract() -> None:
         "graph": ["model", "example_inputs"],
         "save": ["model", "folder"],
         "load": ["model", "folder"],
+        "recover": ["model", "teacher", "batches", "steps", "lr", "by", "loss", "optimizer"],
         "prune": ["model", "batches", "target", "block", "include", "exclude", "floor", "how", "shares", "loss"],
     }  # fmt: skip
     for name, parameters in wanted.items():

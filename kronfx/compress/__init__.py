@@ -5,5 +5,17 @@ from kronfx.compress.fit import fit_factors
 from kronfx.compress.maps import Map
 from kronfx.compress.options import PruneKeywords, PruneOptions
 from kronfx.compress.prune import Copy, prune
+from kronfx.compress.recover import RecoverKeywords, RecoverOptions, recover
 
-__all__ = ["Copy", "Map", "PruneKeywords", "PruneOptions", "fit_factors", "listed", "prune"]
+__all__ = [
+    "Copy",
+    "Map",
+    "PruneKeywords",
+    "PruneOptions",
+    "RecoverKeywords",
+    "RecoverOptions",
+    "fit_factors",
+    "listed",
+    "prune",
+    "recover",
+]

@@ -77,7 +77,7 @@ def ran(model: nn.Module, batch: Any, loss: Loss | None) -> None:
     if loss is None:
         answered(model, batch)
     else:
-        _called(loss, model, batch)
+        _returned(loss, model, batch)
 
 
 def _is_mapping(batch: Any) -> bool:
@@ -97,8 +97,12 @@ class Fisher:
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         """The scalar of one batch. Raises PruneError."""
         if self._loss is not None:
-            return _require_scalar(_called(self._loss, model, batch))
-        outputs = _main(answered(model, batch))
+            return called(self._loss, model, batch)
+        outputs = main_output(answered(model, batch))
+        if not outputs.requires_grad:
+            found = f"a model whose first output has no gradient ({_kind(outputs)})"
+            remedy = f"{SHOWN}; or choose how='energy', which needs none"
+            raise PruneError("", found, "outputs to weigh by", remedy)
         if outputs.dim() == 0:
             self.source = "the model's own loss"
             return outputs
@@ -107,7 +111,24 @@ class Fisher:
         return (outputs * noise).sum()
 
 
-def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
+def called(loss: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """The loss of a batch, to be differentiated. Raises PruneError."""
+    value: Any = _returned(loss, model, batch)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise PruneError("", f"loss= that returns {_kind(value)}", "a scalar tensor", "return the mean over the batch")
+    if not value.requires_grad:
+        needed = "a tensor computed from the model's outputs"
+        raise PruneError(
+            "", "loss= that returns a tensor without a gradient", needed, "leave out detach, item, no_grad"
+        )
+    return value.reshape(())
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of {value.numel()} entries" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _returned(loss: Loss, model: nn.Module, batch: Any) -> Any:
     try:
         return loss(model, batch)
     except PruneError:
@@ -117,27 +138,14 @@ def _called(loss: Loss, model: nn.Module, batch: Any) -> Any:
         raise PruneError("", found, "a loss of every batch", "try loss(model, batch) by itself") from error
 
 
-def _require_scalar(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        kind = f"a tensor of {value.numel()} entries" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise PruneError("", f"loss= that returns {kind}", "a scalar tensor", "return the mean over the batch")
-    if not value.requires_grad:
-        needed = "a tensor computed from the model's outputs"
-        raise PruneError(
-            "", "loss= that returns a tensor without a gradient", needed, "leave out detach, item, no_grad"
-        )
-    return value.reshape(())
-
-
-def _main(answer: Any) -> Tensor:
+def main_output(answer: Any) -> Tensor:
     """The logits where a model names them, else the first tensor of floats that it returns. Raises PruneError."""
     named = getattr(answer, "logits", None)
     leaves = [named, *tree_leaves(dict(answer) if isinstance(answer, Mapping) else answer)]
     for value in leaves:
-        if isinstance(value, Tensor) and value.requires_grad:
+        if isinstance(value, Tensor) and value.is_floating_point():
             return value
-    found = f"a model that returns no tensor with a gradient ({type(answer).__name__})"
-    raise PruneError("", found, "outputs to weigh by", f"{SHOWN}; or choose how='energy', which needs none")
+    raise PruneError("", f"a model that returns no tensor of floats ({type(answer).__name__})", "outputs", SHOWN)
 
 
 def observe(model: nn.Module, maps: Sequence[Map], batches: Sequence[Any], fisher: Fisher | None) -> list[Record]:
