@@ -98,7 +98,9 @@ class Fisher:
         """The scalar of one batch. Raises PruneError."""
         if self._loss is not None:
             return called(self._loss, model, batch)
-        outputs = main_output(answered(model, batch))
+        answer = answered(model, batch)
+        own = getattr(answer, "loss", None)
+        outputs = own if isinstance(own, Tensor) else main_output(answer)
         if not outputs.requires_grad:
             found = f"a model whose first output has no gradient ({_kind(outputs)})"
             remedy = f"{SHOWN}; or choose how='energy', which needs none"

@@ -136,7 +136,7 @@ class PruneOptions:
         None,
         "a function",
         """``loss(model, batch)``, a scalar tensor. By default the model's outputs times noise, for which no labels are
-        needed; where it returns a loss itself, first of all, that.""",
+        needed; where the model returns a loss of its own, that.""",
         _loss,
     )
     refit: Refit = option(

@@ -90,6 +90,15 @@ def test_a_loss_of_the_users_says_what_outputs_are_worth() -> None:
     assert vars(pruned)[PRUNED].weighed_by == "the loss passed"
 
 
+def test_a_model_that_returns_its_own_loss_is_weighed_by_that() -> None:
+    class Judged(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).square().mean()
+
+    pruned = kx.prune(nn.Sequential(Judged(16, 8)), inputs(16), target=0.5, block=(4, 4))
+    assert vars(pruned)[PRUNED].weighed_by == "the model's own loss"
+
+
 def test_targets_by_name_and_maps_left_out() -> None:
     model = mlp(24, 36, 20, 8)
     pruned = kx.prune(model, inputs(24), target={"*": 0.5, "2": 0.2}, exclude="4", block=(4, 4))
