@@ -8,12 +8,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from kronfx.compress.maps import Map
+from kronfx.compress.progress import bar
 from kronfx.compress.record import Record
 from kronfx.compress.watch import Watch
 from kronfx.errors import PruneError, reason
@@ -171,16 +170,3 @@ def observe(model: nn.Module, maps: Sequence[Map], batches: Sequence[Any], fishe
             found = "NaN or infinite inputs or gradients in the calibration batches"
             raise PruneError(record.map.site.label, found, "finite ones", "look for the batch that the model fails on")
     return records
-
-
-@contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """A progress bar on a terminal, which a call advances, with another description where one is given."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-
-        def advance(description: str | None = None) -> None:
-            progress.update(task, advance=1, description=description)
-
-        yield advance

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kronfx.compress.calibration import bar
 from kronfx.compress.factors import fitted_factors
 from kronfx.compress.maps import Map, add_to, precise
+from kronfx.compress.progress import bar
 from kronfx.compress.record import Record
 from kronfx.compress.refit import damped
 from kronfx.compress.samples import Samples

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kronfx.compress.calibration import Loss, bar, measured, ran
+from kronfx.compress.calibration import Loss, measured, ran
 from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import wide
+from kronfx.compress.progress import bar
 from kronfx.compress.refit import refitted
 from kronfx.compress.taps import Tap, seen
 from kronfx.records import KroneckerShape

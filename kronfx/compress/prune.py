@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kronfx.compress.calibration import Fisher, bar
+from kronfx.compress.calibration import Fisher
 from kronfx.compress.candidates import choice, ranked
 from kronfx.compress.criteria import CRITERIA
 from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import Moments
 from kronfx.compress.options import PruneOptions
 from kronfx.compress.prefix import Pair, Survivors, refit_on_prefix
+from kronfx.compress.progress import bar
 from kronfx.compress.record import Record
 from kronfx.compress.refit import damped, masked, refitted
 from kronfx.compress.samples import Samples

@@ -17,7 +17,8 @@ from torch.optim import AdamW, Optimizer
 from typing_extensions import TypedDict
 
 from kronfx import kron
-from kronfx.compress.calibration import Loss, answered, bar, called, main_output, measured
+from kronfx.compress.calibration import Loss, answered, called, main_output, measured
+from kronfx.compress.progress import bar
 from kronfx.errors import RecoverError
 from kronfx.layers import kronecker_layers, released, sparsity
 from kronfx.layers.folded import GRIDS
