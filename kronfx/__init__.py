@@ -23,6 +23,7 @@ from kronfx.layers import Factors, factors
 from kronfx.records import KroneckerShape, Plan, Rates, Solution
 from kronfx.report import Report, inspect
 from kronfx.solver import solve
+from kronfx.trained import prune, recover
 
 __all__ = [
     "ExportReport",
@@ -44,6 +45,8 @@ __all__ = [
     "inspect",
     "load",
     "plan",
+    "prune",
+    "recover",
     "save",
     "solve",
     "sparsify_onnx",

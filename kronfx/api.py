@@ -6,22 +6,26 @@ before it deploys; the stages themselves never import one another, so this is th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from torch import nn
 from typing_extensions import Unpack
 
-from kronfx import deploy, records
+from kronfx import compress, deploy, records
 from kronfx import graph as graph_stage
 from kronfx.clock import rates_here
 from kronfx.clock import tune as tune_layers
 from kronfx.energy import Energies
-from kronfx.errors import ExportError, FactorizeError, PlanError, warn
+from kronfx.errors import ExportError, FactorizeError, PlanError, PruneError, warn
 from kronfx.graph.swap import copied
 from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, full_precision, require_module
 from kronfx.options import keywords
 from kronfx.planner import PlanKeywords, PlanOptions, plan_sites
+from kronfx.tables import abbreviated
+
+Start = Literal["random", "nearest", "calibrated"]
 
 
 @keywords(PlanOptions)
@@ -63,7 +67,8 @@ def factorize(
     model: nn.Module,
     plan: records.Plan | None = None,
     *,
-    init: graph_stage.Init = "random",
+    init: Start = "random",
+    batches: Iterable[Any] | None = None,
     inplace: bool = False,
     tune: bool = False,
     **plan_options: Unpack[PlanKeywords],
@@ -71,15 +76,19 @@ def factorize(
     """Rewrite the linear maps of a model into Kronecker-factored ones, ready to train: the one call.
 
     Without a ``plan``, one is made from the options below, as :func:`plan` does. ``init="random"`` starts anew, with
-    the spread of the weights it replaces; ``init="nearest"`` starts from the nearest factors of the weights. A weight
-    that is zero is zero after either, and learns. ``zero_start`` is about random starts: with ``"nearest"`` the weights
-    are what they were, and a plan's marks do nothing. ``tune=True`` lets the clock decide how each layer is evaluated,
-    on the rows that ``example_inputs`` show, as :func:`kronfx.tune` does.
+    the spread of the weights it replaces; ``init="nearest"`` starts from the nearest factors of the weights, and
+    ``init="calibrated"`` from those whose outputs come nearest to the weights' outputs on the inputs that each map gets
+    while a copy of the model runs the ``batches``: ``min tr((W - W') H (W - W')^T)``, ``H = E[x x^T]``, by alternating
+    least squares, the bias taking the mean. A batch is what the model is called with: a tensor, a tuple of arguments or
+    a dict of keyword arguments. A weight that is zero is zero after each of these, and learns. ``zero_start`` is about
+    random starts: with the others the weights are what they were, and a plan's marks do nothing. ``tune=True`` lets the
+    clock decide how each layer is evaluated, on the rows that ``example_inputs`` show, as :func:`kronfx.tune` does.
 
     The model passed in is left untouched unless ``inplace=True``; use the returned one in either case. What was
     rewritten and what was refused is in ``kronfx.inspect(result)``.
     Raises PlanError, FactorizeError.
     """
+    _require_batches(init, batches)
     require_module(model, FactorizeError)
     graph_stage.require_unshared(model, FactorizeError)
     examples = plan_options.get("example_inputs")
@@ -94,7 +103,10 @@ def factorize(
         plan = _planned(model, PlanOptions(**(plan_options if init == "random" else _trained(plan_options))))
     if not isinstance(plan, records.Plan):
         raise FactorizeError("", f"a plan of type {type(plan).__name__}", "a kronfx Plan", "make one with kronfx.plan")
-    rewritten = graph_stage.factorize(model, plan, init, inplace)
+    if batches is not None:
+        rewritten = _calibrated(model, plan, batches, inplace)
+    else:
+        rewritten = graph_stage.factorize(model, plan, cast(graph_stage.Init, init), inplace)
     if not plan.choices:
         reasons = {refusal.reason for refusal in plan.refusals} or {"the model has no weight of two or more dimensions"}
         warn(f"kronfx.factorize rewrote nothing: {'; '.join(sorted(reasons))}")
@@ -103,10 +115,42 @@ def factorize(
     return rewritten
 
 
+def _require_batches(init: Start, batches: Iterable[Any] | None) -> None:
+    if (init == "calibrated") != (batches is not None):
+        found = f"init={init!r} {'without' if batches is None else 'with'} batches"
+        remedy = "pass a few dozen of what the model is called with, or another init"
+        raise FactorizeError("", found, "batches for init='calibrated', and for no other", remedy)
+
+
+def _calibrated(model: nn.Module, plan: records.Plan, batches: Iterable[Any], inplace: bool) -> nn.Module:
+    """The model rewritten, with the factors that fit its own inputs. Raises FactorizeError."""
+    if len(plan.sites) < len(plan.choices):
+        found, remedy = "a plan with candidates", "choose one block for each site, or init='nearest'"
+        raise FactorizeError("", found, "one choice a site for init='calibrated'", remedy)
+    running, choices = copied(model, FactorizeError), {choice.site.name: choice for choice in plan.choices}
+    maps = {
+        compress.Map(m.site, m.owner, m.target, choices[m.site.name].shape, m.transposed, m.convolution): choice.rank
+        for m in graph_stage.discover(running, untie=True).matches
+        if (choice := choices.get(m.site.name)) is not None
+    }
+    try:
+        fitted = compress.fit_factors(running, maps, compress.listed(batches))
+    except PruneError as error:
+        raise FactorizeError(error.where, error.found, error.needed, error.remedy) from error
+    rewritten = graph_stage.factorize(model, plan, "nearest", inplace)
+    for name, layer in factored_sites(rewritten).items():
+        if name in fitted and name in choices and isinstance(layer, KroneckerLinear):
+            fitted[name].put(layer, rewritten)
+    left = choices.keys() - fitted.keys()
+    if left:
+        warn(f"kronfx.factorize: no batch reached {abbreviated(sorted(left))}, which have their nearest factors")
+    return rewritten
+
+
 def _trained(plan_options: PlanKeywords) -> PlanKeywords:
     """The options where weights are kept: nothing starts at zero. Raises FactorizeError where it was to."""
     if plan_options.get("zero_start") is not None:
-        found = f"zero_start={plan_options.get('zero_start')!r} with init='nearest', which keeps the weights"
+        found = f"zero_start={plan_options.get('zero_start')!r} with an init that keeps the weights"
         raise FactorizeError("", found, "init='random' for a start at zero", "leave one of the two out")
     return {**plan_options, "zero_start": None}
 

@@ -69,6 +69,18 @@ class TuneError(KronfxError):
     stage = "tune"
 
 
+class PruneError(KronfxError):
+    """No blocks were taken out: the model, the batches or an option does not allow it; the model is as it was."""
+
+    stage = "prune"
+
+
+class RecoverError(KronfxError):
+    """Nothing was trained: the models, the batches or an option does not allow it; the model is as it was."""
+
+    stage = "recover"
+
+
 class FoldError(KronfxError):
     """The reverse pass cannot fold these factors."""
 

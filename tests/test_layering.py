@@ -15,7 +15,8 @@ ROOT = Path(kronfx.__file__).parent
 LEVELS = {
     "errors": 0, "options": 1, "tables": 1, "files": 1, "records": 2, "svg": 2, "cost": 3, "kron": 3,
     "solver": 4, "layers": 4, "energy": 4,
-    "clock": 5, "planner": 5, "graph": 5, "train": 5, "deploy": 5, "report": 6, "api": 6, "checkpoint": 6, "": 7,
+    "clock": 5, "planner": 5, "graph": 5, "train": 5, "compress": 5, "deploy": 5,
+    "report": 6, "api": 6, "trained": 6, "checkpoint": 6, "": 7,
 }  # fmt: skip
 # The same inside the big stages, whose rooms are folders and the files beside them; "" is the stage's own ``__init__``.
 # Where a new room goes: as low as what it reads allows. Another floor of deploy is one too many.

@@ -8,8 +8,8 @@ import kronfx as kx
 
 PUBLIC = {
     "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "Timings",
-    "Tuning", "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "save",
-    "solve", "sparsify_onnx", "to_bsr", "train", "tune",
+    "Tuning", "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "prune",
+    "recover", "save", "solve", "sparsify_onnx", "to_bsr", "train", "tune",
 }  # fmt: skip
 
 
@@ -50,6 +50,8 @@ def test_signatures_of_the_contract() -> None:
         "graph": ["model", "example_inputs"],
         "save": ["model", "folder"],
         "load": ["model", "folder"],
+        "recover": ["model", "teacher", "batches", "steps", "lr", "by", "loss", "optimizer"],
+        "prune": ["model", "batches", "target", "block", "include", "exclude", "floor", "how", "shares", "loss"],
     }  # fmt: skip
     for name, parameters in wanted.items():
         have = list(inspect.signature(getattr(kx, name)).parameters)

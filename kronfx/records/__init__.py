@@ -8,6 +8,7 @@ from kronfx.records.branches import Branches
 from kronfx.records.budget import Budget
 from kronfx.records.difference import Change, PlanDifference
 from kronfx.records.plan import Plan, refusal_table
+from kronfx.records.pruned import PRUNED, Pruned, PrunedLayer
 from kronfx.records.rates import ATTOSECONDS, Rates
 from kronfx.records.shapes import EVALUATIONS, Choice, Evaluation, KroneckerShape, Lowering, Refusal, Site
 from kronfx.records.solution import RunnerUp, Solution
@@ -15,6 +16,7 @@ from kronfx.records.solution import RunnerUp, Solution
 __all__ = [
     "ATTOSECONDS",
     "EVALUATIONS",
+    "PRUNED",
     "Branches",
     "Budget",
     "Change",
@@ -24,6 +26,8 @@ __all__ = [
     "Lowering",
     "Plan",
     "PlanDifference",
+    "Pruned",
+    "PrunedLayer",
     "Rates",
     "Refusal",
     "RunnerUp",

@@ -11,7 +11,7 @@ from kronfx import deploy
 from kronfx.errors import InspectError
 from kronfx.graph.discover import discover
 from kronfx.layers import FOLDED, folded_layers, full_precision, kronecker_layers
-from kronfx.records import Plan
+from kronfx.records import PRUNED, Plan, Pruned
 from kronfx.report.report import Layer, Report
 
 
@@ -73,6 +73,8 @@ def _of_model(model: nn.Module) -> Report:
         )
         for name, layer in kronecker_layers(model).items()
     ]
+    pruned: Pruned | None = vars(model).get(PRUNED)
+    kept = {} if pruned is None else {layer.site: 1 - layer.lost for layer in pruned.layers}
     folded = [
         Layer(
             name,
@@ -85,6 +87,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.weight.numel(),
             layer.zero_blocks(),
             layer.blocks // layer.shape.blocks,
+            kept.get(name),
         )
         for name, layer in folded_layers(model).items()
     ]
@@ -98,9 +101,11 @@ def _of_model(model: nn.Module) -> Report:
         if not (isinstance(match.owner, FOLDED) or match.site.name in folded_names)
     ]
     shown = folded_names | {layer.site for layer in factored}
-    refusals = tuple(refusal for refusal in found.refusals if refusal.site not in shown)
+    left = found.refusals if pruned is None else (*found.refusals, *pruned.refusals)
+    refusals = tuple(refusal for refusal in left if refusal.site not in shown)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Report(type(model).__name__, (*factored, *folded, *dense), refusals, parameters=trainable)
+    title = type(model).__name__ if pruned is None else f"{type(model).__name__}, {pruned.how_it_was_done}"
+    return Report(title, (*factored, *folded, *dense), refusals, parameters=trainable)
 
 
 def _entries(layer: deploy.ExportedLayer) -> int:

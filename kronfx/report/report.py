@@ -36,8 +36,9 @@ OPTIONAL = {"energy kept": "energy", "ms predicted": "predicted", "ms measured":
 class Layer:
     """One linear map: what it is now (``planned``, ``factored``, ``folded``, ``dense`` or ``onnx``), its block grid and
     rank where it has them, how it runs, the entries of the dense weight, the entries stored now, the exactly-zero
-    blocks of its ``W``, after ``init="nearest"`` the share of the energy that its factors kept, and the seconds of a
-    training step as the plan ``predicted`` and ``kronfx.tune`` ``measured`` them."""
+    blocks of its ``W``, the share of the energy kept (by its factors after ``init="nearest"``, in its outputs on the
+    calibration data after ``kronfx.prune``), and the seconds of a training step as the plan ``predicted`` and
+    ``kronfx.tune`` ``measured`` them."""
 
     site: str
     state: str

@@ -1,0 +1,140 @@
+"""What is left of every map set anew once more, on what the pruned maps before it hand it: errors do not add up.
+
+Step after step in the order in which the maps run, those of one input together. Of the same batches the trained model
+gives a map ``x``, the pruned one ``x'``. Where its output is added to a stream, ``r`` and ``r'`` (the end of a residual
+branch), it also repairs what went wrong in the stream before it: on its survivors ``W'`` has the least
+``E |W x + b + r - W' x' - b' - r'|^2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kronfx.compress.calibration import Loss, measured, ran
+from kronfx.compress.maps import Map, add_to, precise
+from kronfx.compress.moments import wide
+from kronfx.compress.progress import bar
+from kronfx.compress.refit import refitted
+from kronfx.compress.taps import Tap, seen
+from kronfx.records import KroneckerShape
+
+CONSTANT = 1e-4  # of the raw second moments: what inputs that the prefix has made constant are damped by
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Survivors:
+    """A map of the trained model, the same of the pruned one, and of every member of its stack the blocks that stay,
+    ``[m1, n1]``; the biases of both, where the products have one."""
+
+    trained: Map
+    pruned: Map
+    kept: Sequence[Tensor]
+    trained_bias: nn.Parameter | None
+    bias: nn.Parameter | None
+
+
+class Shift:
+    """Sums over rows ``x`` of the trained model, ``x'`` of the pruned one, and ``d = r - r'``, in float64.
+
+    ``8 n (2 n + m)`` bytes.
+    """
+
+    def __init__(self, m: int, n: int) -> None:
+        self.rows, self.is_true = 0, True
+        sizes = {"x": (n,), "y": (n,), "d": (m,), "xy": (n, n), "yy": (n, n), "dy": (m, n)}
+        self.sums = {name: torch.zeros(size, dtype=torch.float64) for name, size in sizes.items()}
+
+    def take(self, trained: Tap, pruned: Tap) -> None:
+        """What both models' maps saw of one batch: worth nothing once routing sent one of them more rows."""
+        self.is_true &= [len(x) for x in trained.xs] == [len(x) for x in pruned.xs]
+        if not self.is_true:
+            return
+        anchored = len(trained.streams) == len(pruned.streams) == len(trained.xs)
+        for call, (x, y) in enumerate(zip(trained.xs, pruned.xs)):
+            x, y = wide(x), wide(y)
+            self.rows += len(x)
+            new = {"x": x.sum(0), "y": y.sum(0), "xy": x.mT @ y, "yy": y.mT @ y}
+            if anchored:
+                d = wide(trained.streams[call]) - wide(pruned.streams[call])
+                new |= {"d": d.sum(0), "dy": d.mT @ y}
+            for name, value in new.items():
+                self.sums[name] = self.sums[name].to(value.device) + precise(value)
+
+    def fit(
+        self, W: Tensor, kept: Tensor, grid: KroneckerShape, damping: float, centred: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``W' [m, n]`` and ``b' - b [m]``."""
+        mean = {name: value / self.rows for name, value in self.sums.items()}
+        C, H, D = mean["xy"], mean["yy"], mean["dy"]
+        raw = float(H.diagonal().mean())
+        if centred:
+            C = C - torch.outer(mean["x"], mean["y"])
+            H = H - torch.outer(mean["y"], mean["y"])
+            D = D - torch.outer(mean["d"], mean["y"])
+        added = damping * float(H.diagonal().mean()) + CONSTANT * raw or 1.0
+        identity = added * torch.eye(len(H)).to(H)
+        W = W.to(H)
+        fitted = refitted(W @ (C + identity) + D, H + identity, kept.to(H.device), grid)
+        return fitted, W @ mean["x"] + mean["d"] - fitted @ mean["y"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pair:
+    """The trained model and the pruned one, and the batches that both run."""
+
+    trained: nn.Module
+    pruned: nn.Module
+    batches: Sequence[Any]
+    loss: Loss | None
+
+    def steps(self, maps: Sequence[Map]) -> list[list[Tap]]:
+        """The maps as they run, those of one input together, each with how often it does."""
+        taps = [Tap(subject) for subject in maps]
+        seen(taps, partial(ran, self.trained, self.batches[0], self.loss), whole=True)
+        steps: dict[object, list[Tap]] = {}
+        for tap in sorted((tap for tap in taps if tap.xs), key=lambda tap: tap.first):
+            sums = len(tap.streams) if len(tap.streams) == len(tap.xs) else 0
+            steps.setdefault(tap.source, []).append(Tap(tap.map, len(tap.xs), sums))
+        return list(steps.values())
+
+    def shifts(self, step: Sequence[Tap], copies: Sequence[Map]) -> list[Shift]:
+        """What the maps of a step get in both models, as far as both see as many rows: routed ones may not."""
+        shifts = [Shift(tap.map.site.m, tap.map.site.n) for tap in step]
+        for batch in self.batches:
+            theirs = [Tap(tap.map, tap.calls, tap.sums) for tap in step]
+            ours = [Tap(copy, tap.calls, tap.sums) for copy, tap in zip(copies, step)]
+            seen(theirs, partial(ran, self.trained, batch, self.loss))
+            seen(ours, partial(ran, self.pruned, batch, self.loss))
+            for shift, a, b in zip(shifts, theirs, ours):
+                shift.take(a, b)
+        return shifts
+
+
+def refit_on_prefix(pair: Pair, survivors: Sequence[Survivors], damping: float) -> None:
+    """Set the survivors of the pruned model anew, in place: a forward of both models, as far as that, for each step.
+
+    Stacks stay as they are: another stream may be routed to other members. Raises PruneError.
+    """
+    of = {each.trained: each for each in survivors if len(each.kept) == 1}
+    with measured(pair.trained), measured(pair.pruned):
+        steps = pair.steps(list(of))
+        with bar("on the prefix", len(steps)) as advance:
+            for step in steps:
+                advance(f"on the prefix: {', '.join(tap.map.site.name for tap in step)}")
+                for tap, shift in zip(step, pair.shifts(step, [of[tap.map].pruned for tap in step])):
+                    if shift.rows and shift.is_true:
+                        _set(of[tap.map], shift, damping)
+
+
+def _set(survivors: Survivors, shift: Shift, damping: float) -> None:
+    trained, pruned, bias = survivors.trained, survivors.pruned, survivors.bias
+    W, moved = shift.fit(trained.weights[0], survivors.kept[0], pruned.grid, damping, bias is not None)
+    pruned.write(W.unsqueeze(0))
+    if bias is not None and survivors.trained_bias is not None:
+        add_to(bias, precise(survivors.trained_bias.detach()), moved)

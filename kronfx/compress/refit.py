@@ -1,0 +1,43 @@
+"""What is left of a map, set anew: least squares in the metric of its inputs, exactly, block row by block row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kronfx.records import KroneckerShape
+
+
+def damped(H: Tensor, share: float) -> Tensor:
+    """``H`` plus a share of its mean diagonal; of inputs that never vary, the identity: every weight is as good."""
+    mean = float(H.diagonal().mean())
+    added = share * mean if mean > 0 else 1.0
+    return H + torch.eye(len(H), dtype=H.dtype, device=H.device) * added
+
+
+def refitted(T: Tensor, H: Tensor, kept: Tensor, grid: KroneckerShape) -> Tensor:
+    """``W [m, n]`` that is zero outside of the blocks ``kept [m1, n1]`` and has the least
+    ``tr(W H W^T) - 2 tr(W T^T)``: in every row of blocks ``W_p,a = T_p,a [H_aa]^-1`` on its survivors ``a``.
+
+    ``T [m, n] = W_dense H`` makes that the least squared error of the outputs. One Cholesky a distinct pattern.
+    """
+    W = torch.zeros_like(T)
+    patterns, which = torch.unique(kept, dim=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        rows = _entries(which == number, grid.m2, len(T))
+        columns = _entries(pattern, grid.n2, len(H))
+        if len(columns):
+            root = torch.linalg.cholesky(H[columns[:, None], columns])
+            W[rows[:, None], columns] = torch.cholesky_solve(T[rows[:, None], columns].mT, root).mT
+    return W
+
+
+def masked(W: Tensor, kept: Tensor, grid: KroneckerShape) -> Tensor:
+    """``W [m, n]``, the blocks that are not ``kept [m1, n1]`` zero."""
+    mask = kept.repeat_interleave(grid.m2, 0).repeat_interleave(grid.n2, 1)[: W.shape[0], : W.shape[1]]
+    return W * mask
+
+
+def _entries(blocks: Tensor, size: int, count: int) -> Tensor:
+    """The numbers of the entries of these blocks, of ``count`` entries."""
+    return blocks.repeat_interleave(size)[:count].nonzero()[:, 0]

@@ -1,0 +1,62 @@
+"""What pruning a trained model did, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kronfx.records.shapes import Refusal
+from kronfx.tables import percent, render
+
+PRUNED = "kronecker_pruned"  # the attribute of a pruned model that holds it
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedLayer:
+    """One linear map: how many of its blocks are zero, and the share ``tr(dW H dW^T) / tr(W H W^T)`` of the energy of
+    its outputs that was lost on the calibration data, each layer by itself."""
+
+    site: str
+    m: int
+    n: int
+    block: tuple[int, int]
+    blocks: int
+    zero_blocks: int
+    lost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What ``kronfx.prune`` did to a model: ``layers``, and the weights it left alone with their reasons.
+
+    ``weighed_by``: what said how much an output is worth. ``rows``: of calibration data, the most that a map saw.
+    """
+
+    target: float | dict[str, float]
+    how: str
+    shares: str
+    weighed_by: str
+    rows: int
+    layers: tuple[PrunedLayer, ...]
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def emptied(self) -> tuple[str, ...]:
+        """The maps of which nothing is left: their outputs are constant."""
+        return tuple(layer.site for layer in self.layers if layer.zero_blocks == layer.blocks)
+
+    @property
+    def how_it_was_done(self) -> str:
+        """The choices that were made, and on how much data."""
+        target = f"{self.target:g}" if isinstance(self.target, float) else f"{len(self.target)} targets"
+        how = f"pruned to {target} (how={self.how!r}, shares={self.shares!r})"
+        return f"{how} on {self.rows:,} rows, outputs weighed by {self.weighed_by}"
+
+    def __str__(self) -> str:
+        zero, blocks = sum(layer.zero_blocks for layer in self.layers), sum(layer.blocks for layer in self.layers)
+        title = f"{self.how_it_was_done}: {zero:,} of {blocks:,} blocks zero ({percent(zero, blocks)})"
+        rows = [
+            (x.site, f"{x.m}x{x.n}", f"{x.block[0]}x{x.block[1]}", x.blocks, x.zero_blocks,
+             percent(x.zero_blocks, x.blocks), percent(x.lost, 1))
+            for x in self.layers
+        ]  # fmt: skip
+        return render(title, ("layer", "m x n", "of", "blocks", "zero", "share", "energy lost"), rows)
