@@ -16,12 +16,15 @@ from kronfx import deploy, records
 from kronfx import graph as graph_stage
 from kronfx.clock import rates_here
 from kronfx.clock import tune as tune_layers
+from kronfx.cost import cheapest
 from kronfx.energy import Energies
 from kronfx.errors import ExportError, FactorizeError, PlanError, warn
 from kronfx.graph.swap import copied
 from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, full_precision, require_module
 from kronfx.options import keywords
 from kronfx.planner import PlanKeywords, PlanOptions, plan_sites
+
+EXPECTED = 512  # rows of a deployed model, as of a plan
 
 
 @keywords(PlanOptions)
@@ -77,8 +80,7 @@ def factorize(
     on the rows that ``example_inputs`` show, as :func:`kronfx.tune` does.
 
     The model passed in is left untouched unless ``inplace=True``; use the returned one in either case. What was
-    rewritten and what was refused is in ``kronfx.inspect(result)``.
-    Raises PlanError, FactorizeError.
+    rewritten and what was refused is in ``kronfx.inspect(result)``. Raises PlanError, FactorizeError, TuneError.
     """
     require_module(model, FactorizeError)
     graph_stage.require_unshared(model, FactorizeError)
@@ -135,9 +137,15 @@ def export_onnx(
         path,
         example_inputs,
         options,
-        trained={site: (layer.factors, layer.evaluation) for site, layer in decided.items()},
+        trained={site: (layer.factors, _deployed(layer)) for site, layer in decided.items()},
         reference=model,
     )
+
+
+def _deployed(layer: KroneckerLinear) -> records.Evaluation:
+    """How a file may evaluate it: as it was trained, but where that forms ``W`` for its gradients' sake, which no file
+    has, by the fewest multiply-adds."""
+    return cheapest(layer.grid, layer.rank, EXPECTED) if layer.evaluation == "materialize" else layer.evaluation
 
 
 def _to_fold(factored: dict[str, FactoredLayer], lowering: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -20,6 +21,7 @@ from kronfx.clock import cache, rates_here
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and a process that has measured nothing."""
     monkeypatch.setenv("KRONFX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "BUSY", math.inf)  # whoever else computes while the tests run
     cache._known.cache_clear()
     yield tmp_path / "cache"
     cache._known.cache_clear()
@@ -71,6 +73,14 @@ def test_a_broken_file_is_said_and_measured_anew(folder: Path, text: str) -> Non
     with pytest.warns(UserWarning, match="cannot be used .* measured anew"):
         rates = rates_here()
     assert kx.Rates.from_json(cache.path().read_text()) == rates
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_was_disturbed_is_said_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BUSY", 0.0)
+    with pytest.warns(UserWarning, match="too busy to be measured .* typical rates are used"):
+        assert rates_here() == cache.TYPICAL
+    assert not cache.path().exists()
 
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root writes everywhere")

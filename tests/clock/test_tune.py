@@ -24,8 +24,8 @@ def factored(**options: object) -> nn.Module:
 @pytest.fixture
 def close(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which everything takes as long: the clock has to decide everywhere."""
-    monkeypatch.setattr("kronfx.clock.tune.rates_here", lambda: kx.Rates(0, 0, 1))
-    monkeypatch.setattr("kronfx.clock.tune.CLOSE", 10.0)
+    monkeypatch.setattr("kronfx.clock.tuning.rates_here", lambda: kx.Rates(0, 0, 1))
+    monkeypatch.setattr("kronfx.clock.tuning.CLOSE", 10.0)
 
 
 @pytest.mark.usefixtures("close")
@@ -45,7 +45,7 @@ def test_the_shortest_measured_time_is_chosen() -> None:
 
 
 def test_what_is_predicted_far_apart_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kronfx.clock.tune.rates_here", lambda: kx.Rates(1, 0, 0))
+    monkeypatch.setattr("kronfx.clock.tuning.rates_here", lambda: kx.Rates(1, 0, 0))
     network = factored()
     tuning = kx.tune(network, torch.randn(10**4, 64))
     for one in tuning.layers:
