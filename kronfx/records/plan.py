@@ -152,7 +152,8 @@ class Plan:
         return "\n\n".join(parts)
 
     def _table(self) -> str:
-        headers, rows = HEADERS, [_cells(choice, self.rows) for choice in self.choices]
+        headers: tuple[str, ...] = HEADERS
+        rows = [_cells(choice, self.rows) for choice in self.choices]
         if any(choice.seconds is not None for choice in self.choices):
             headers, rows = (*headers, *TIMES), [(*row, *_times(c)) for row, c in zip(rows, self.choices)]
         if any(choice.energy is not None for choice in self.choices):
