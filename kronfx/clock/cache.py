@@ -26,12 +26,12 @@ def rates_here() -> Rates:
 
     Where the measurement was disturbed, typical rates serve until the next process measures again.
     """
-    return _known(path())
+    return _known(path(torch.get_num_threads()))
 
 
-def path() -> Path:
+def path(threads: int) -> Path:
     """The file of this CPU, this version of torch and this number of threads, in :func:`folder`."""
-    words = f"{_cpu()} torch {torch.__version__} {torch.get_num_threads()} threads"
+    words = f"{_cpu()} torch {torch.__version__} {threads} threads"
     return folder() / f"{re.sub(r'[^a-z0-9.]+', '-', words.lower()).strip('-')}.json"
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import kronfx as kx
-from kronfx.clock import cache
 from kronfx.layers import KroneckerLinear, kronecker_layers
 from kronfx.records import EVALUATIONS
 
@@ -126,10 +125,8 @@ def test_layers_of_other_kinds_and_those_never_reached() -> None:
 
 def test_plans_say_what_they_predict() -> None:
     plan = kx.plan(model(), rank=2, block=(8, 8), rows=128)
-    assert "ms dense" in str(plan)
-    assert "at 128 rows" in str(plan)
     assert kx.Plan.from_json(plan.to_json()) == plan
+    assert all(choice.seconds and choice.dense_seconds for choice in plan.choices)
     assert "ms predicted" in str(kx.inspect(plan))
-    assert cache.path().exists()
     budgeted = kx.plan(model(), max_flops=0.5)
     assert all(choice.seconds is None for choice in budgeted.choices)
