@@ -17,6 +17,7 @@ from kronfx import compress, deploy, records
 from kronfx import graph as graph_stage
 from kronfx.clock import rates_here
 from kronfx.clock import tune as tune_layers
+from kronfx.cost import cheapest
 from kronfx.energy import Energies
 from kronfx.errors import ExportError, FactorizeError, PlanError, PruneError, warn
 from kronfx.graph.swap import copied
@@ -26,6 +27,8 @@ from kronfx.planner import PlanKeywords, PlanOptions, plan_sites
 from kronfx.tables import abbreviated
 
 Start = Literal["random", "nearest", "calibrated"]
+
+EXPECTED = 512  # rows of a deployed model, as of a plan
 
 
 @keywords(PlanOptions)
@@ -85,8 +88,7 @@ def factorize(
     clock decide how each layer is evaluated, on the rows that ``example_inputs`` show, as :func:`kronfx.tune` does.
 
     The model passed in is left untouched unless ``inplace=True``; use the returned one in either case. What was
-    rewritten and what was refused is in ``kronfx.inspect(result)``.
-    Raises PlanError, FactorizeError.
+    rewritten and what was refused is in ``kronfx.inspect(result)``. Raises PlanError, FactorizeError, TuneError.
     """
     _require_batches(init, batches)
     require_module(model, FactorizeError)
@@ -179,9 +181,15 @@ def export_onnx(
         path,
         example_inputs,
         options,
-        trained={site: (layer.factors, layer.evaluation) for site, layer in decided.items()},
+        trained={site: (layer.factors, _deployed(layer)) for site, layer in decided.items()},
         reference=model,
     )
+
+
+def _deployed(layer: KroneckerLinear) -> records.Evaluation:
+    """How a file may evaluate it: as it was trained, but where that forms ``W`` for its gradients' sake, which no file
+    has, by the fewest multiply-adds."""
+    return cheapest(layer.grid, layer.rank, EXPECTED) if layer.evaluation == "materialize" else layer.evaluation
 
 
 def _to_fold(factored: dict[str, FactoredLayer], lowering: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Deterministic, quiet tests: one hypothesis profile, two threads, rates of a machine that no test has measured."""
+"""Deterministic, quiet tests: one hypothesis profile, two threads, a machine on which multiply-adds are all."""
 
 import os
 from tempfile import TemporaryDirectory
@@ -15,4 +15,5 @@ torch.set_num_threads(2)
 
 _kept = TemporaryDirectory(prefix="kronfx-rates-")  # gone with the process
 os.environ["KRONFX_CACHE"] = _kept.name
-cache.path().write_text(Rates(10_000_000, 100_000_000, 2_000_000_000_000).to_json())
+for _threads in range(1, 2 + (os.cpu_count() or 2)):  # what subprocesses have, too: every plan is the same everywhere
+    cache.path(_threads).write_text(Rates(10_000_000, 0, 0).to_json())

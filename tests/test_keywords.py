@@ -23,7 +23,7 @@ from kronfx.planner import PlanKeywords, PlanOptions
 
 VERBS: dict[Callable[..., Any], tuple[type, type, list[str]]] = {
     kx.plan: (PlanOptions, PlanKeywords, ["model"]),
-    kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "inplace"]),
+    kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "inplace", "tune"]),
     kx.export_onnx: (ExportOptions, ExportKeywords, ["model", "path", "example_inputs"]),
     kx.sparsify_onnx: (SparsifyOptions, SparsifyKeywords, ["src", "dst"]),
 }

@@ -5,7 +5,7 @@ Why these rates, and how often they choose right: ``kronfx/decisions/clock.md``.
 """
 
 from kronfx.clock.cache import rates_here
-from kronfx.clock.calibrate import calibrate
-from kronfx.clock.tune import TunedLayer, Tuning, tune
+from kronfx.clock.calibration import calibrate
+from kronfx.clock.tuning import TunedLayer, Tuning, tune
 
 __all__ = ["TunedLayer", "Tuning", "calibrate", "rates_here", "tune"]

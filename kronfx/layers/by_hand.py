@@ -78,7 +78,8 @@ class ByHand(torch.autograd.Function):
     def jvp(ctx: Any, _kernel: None, *tangents: Tensor | None) -> Tensor:
         values = ctx.saved_tensors  # the product is linear in each of them
         swapped = ((*values[:i], t, *values[i + 1 :]) for i, t in enumerate(tangents) if t is not None)
-        return reduce(add, (ctx.kernel.plain(*each) for each in swapped))
+        y: Tensor = reduce(add, (ctx.kernel.plain(*each) for each in swapped))
+        return y
 
     @staticmethod
     def vmap(_info: Any, in_dims: tuple[int | None, ...], kernel: Kernel, *inputs: Tensor) -> tuple[Tensor, int]:

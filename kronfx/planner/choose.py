@@ -36,8 +36,7 @@ class Setting:
         evaluation = fastest(shape, rank, self.rows, self.clock, site.taps)
         steps = step(shape, rank, self.rows, evaluation, site.taps), dense_step(site.m, site.n, self.rows)
         seconds, dense_seconds = (site.stack * one.time(self.clock) / ATTOSECONDS for one in steps)
-        times = {"seconds": seconds, "dense_seconds": dense_seconds}
-        return Choice(site, shape, rank, evaluation, energy, **times)
+        return Choice(site, shape, rank, evaluation, energy, seconds=seconds, dense_seconds=dense_seconds)
 
     def loss(self, choice: Choice) -> str | None:
         """In which way the choice is bigger or slower than the dense map, in words."""

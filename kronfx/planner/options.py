@@ -217,8 +217,8 @@ class PlanOptions:
     rates: Rates | None = option(
         None,
         "attoseconds",
-        """what the machine takes that will train, from ``kronfx.calibrate``; None: this one, measured once in about a
-        second and kept in a file (``$KRONFX_CACHE``, else ``~/.cache/kronfx``). Under ``max_flops`` without rates, the
+        """what the machine takes that will train, from ``kronfx.calibrate``; None: this one, measured once in two
+        seconds and kept in a file (``$KRONFX_CACHE``, else ``~/.cache/kronfx``). Under ``max_flops`` without rates, the
         fewest multiply-adds decide the evaluation.""",
         _rates,
     )

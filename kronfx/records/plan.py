@@ -18,21 +18,9 @@ PLAN_VERSION = 2
 FORMER = ("formed",)  # what a site said in earlier releases, and no longer does
 
 HEADERS = (
-    "layer",
-    "kind",
-    "m x n",
-    "blocks",
-    "of",
-    "rank",
-    "evaluation",
-    "dense",
-    "factored",
-    "share",
-    "ops dense",
-    "ops factored",
-    "share",
-)
-TIMES = ("ms dense", "ms factored")  # fmt: skip
+    "layer", "kind", "m x n", "blocks", "of", "rank", "evaluation", "dense", "factored", "share", "ops dense",
+    "ops factored", "share",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +29,8 @@ class Plan:
 
     ``rows`` is the number of rows of ``x`` it was made for, ``model_parameters`` how many parameters the whole model
     has before (0 where nobody counted), ``budget`` the certificate, where there was one. ``notes`` are sentences on
-    what was asked for and could not be done as asked.
+    what was asked for and could not be done as asked. The predicted times of a training step, which differ from machine
+    to machine, are with the choices, and in the table of ``kronfx.inspect(plan)``.
     """
 
     choices: tuple[Choice, ...]
@@ -152,9 +141,8 @@ class Plan:
         return "\n\n".join(parts)
 
     def _table(self) -> str:
-        headers, rows = HEADERS, [_cells(choice, self.rows) for choice in self.choices]
-        if any(choice.seconds is not None for choice in self.choices):
-            headers, rows = (*headers, *TIMES), [(*row, *_times(c)) for row, c in zip(rows, self.choices)]
+        headers: tuple[str, ...] = HEADERS
+        rows = [_cells(choice, self.rows) for choice in self.choices]
         if any(choice.energy is not None for choice in self.choices):
             headers, rows = (*headers, "energy"), [(*row, c.energy) for row, c in zip(rows, self.choices)]
         title = (
@@ -167,8 +155,6 @@ class Plan:
         dense, factored = self.dense_multiply_adds // self.rows, self.multiply_adds // self.rows
         lines = [f"ops: multiply-adds a row of x, at {self.rows} rows: {dense:,} -> {factored:,}"]
         lines[0] += f" ({percent(factored, dense)})"
-        if any(choice.seconds is not None for choice in self.choices):
-            lines.append(f"ms: predicted of a training step on this machine, forward and backward, at {self.rows} rows")
         if self.model_parameters:
             share = percent(self.planned_parameters, self.model_parameters)
             lines.append(f"whole model: {self.model_parameters:,} -> {self.planned_parameters:,} parameters ({share})")
@@ -230,10 +216,6 @@ def _cells(choice: Choice, rows: int) -> tuple[object, ...]:
         factored,
         percent(factored, dense),
     )
-
-
-def _times(choice: Choice) -> tuple[float | None, ...]:
-    return tuple(None if s is None else 1e3 * s for s in (choice.dense_seconds, choice.seconds))
 
 
 def _no_plan(found: str) -> PlanError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -16,10 +17,15 @@ import kronfx as kx
 from kronfx.clock import cache, rates_here
 
 
+def here() -> Path:
+    return cache.path(torch.get_num_threads())
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and a process that has measured nothing."""
     monkeypatch.setenv("KRONFX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "BUSY", math.inf)  # whoever else computes while the tests run
     cache._known.cache_clear()
     yield tmp_path / "cache"
     cache._known.cache_clear()
@@ -31,30 +37,23 @@ def test_a_machine_is_measured_once_and_quickly(folder: Path) -> None:
     rates = rates_here()
     assert time.process_time() - start < 20  # CPU time, so whoever else computes: alone it takes 3
     assert torch.equal(torch.get_rng_state(), before)  # a seeded model is the same on every machine
-    assert [file.name for file in folder.iterdir()] == [cache.path().name]
+    assert [file.name for file in folder.iterdir()] == [here().name]
     cache._known.cache_clear()
-    stamp = cache.path().stat().st_mtime_ns
-    assert rates_here() == rates == kx.Rates.from_json(cache.path().read_text())
-    assert cache.path().stat().st_mtime_ns == stamp
+    stamp = here().stat().st_mtime_ns
+    assert rates_here() == rates == kx.Rates.from_json(here().read_text())
+    assert here().stat().st_mtime_ns == stamp
 
 
-@pytest.mark.usefixtures("folder")
 def test_the_file_is_named_by_what_it_depends_on() -> None:
-    name = cache.path().name
-    assert torch.__version__.split("+")[0] in name
-    assert f"{torch.get_num_threads()}-threads" in name
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert "1-threads" in cache.path().name
-    finally:
-        torch.set_num_threads(threads)
+    assert torch.__version__.split("+")[0] in here().name
+    assert "12-threads" in cache.path(12).name
+    assert cache.path(1) != cache.path(2)
 
 
 def test_a_file_that_was_passed_on_is_believed(folder: Path) -> None:
     folder.mkdir()
     slow_entries = kx.Rates(1, 10**12, 0)
-    cache.path().write_text(slow_entries.to_json())
+    here().write_text(slow_entries.to_json())
     assert rates_here() == slow_entries
     model = nn.Sequential(nn.Linear(768, 768))
     choice = kx.plan(model, rank=1, block=(4, 4), rows=10**5).choices[0]
@@ -67,10 +66,18 @@ def test_a_file_that_was_passed_on_is_believed(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "kronfx-rates"}', "\0"])
 def test_a_broken_file_is_said_and_measured_anew(folder: Path, text: str) -> None:
     folder.mkdir()
-    cache.path().write_text(text)
+    here().write_text(text)
     with pytest.warns(UserWarning, match="cannot be used .* measured anew"):
         rates = rates_here()
-    assert kx.Rates.from_json(cache.path().read_text()) == rates
+    assert kx.Rates.from_json(here().read_text()) == rates
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_was_disturbed_is_said_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BUSY", 0.0)
+    with pytest.warns(UserWarning, match="too busy to be measured .* typical rates are used"):
+        assert rates_here() == cache.TYPICAL
+    assert not here().exists()
 
 
 @pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root writes everywhere")

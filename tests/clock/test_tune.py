@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import kronfx as kx
-from kronfx.clock import cache
 from kronfx.layers import KroneckerLinear, kronecker_layers
 from kronfx.records import EVALUATIONS
 
@@ -24,8 +23,8 @@ def factored(**options: object) -> nn.Module:
 @pytest.fixture
 def close(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which everything takes as long: the clock has to decide everywhere."""
-    monkeypatch.setattr("kronfx.clock.tune.rates_here", lambda: kx.Rates(0, 0, 1))
-    monkeypatch.setattr("kronfx.clock.tune.CLOSE", 10.0)
+    monkeypatch.setattr("kronfx.clock.tuning.rates_here", lambda: kx.Rates(0, 0, 1))
+    monkeypatch.setattr("kronfx.clock.tuning.CLOSE", 10.0)
 
 
 @pytest.mark.usefixtures("close")
@@ -45,7 +44,7 @@ def test_the_shortest_measured_time_is_chosen() -> None:
 
 
 def test_what_is_predicted_far_apart_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kronfx.clock.tune.rates_here", lambda: kx.Rates(1, 0, 0))
+    monkeypatch.setattr("kronfx.clock.tuning.rates_here", lambda: kx.Rates(1, 0, 0))
     network = factored()
     tuning = kx.tune(network, torch.randn(10**4, 64))
     for one in tuning.layers:
@@ -85,7 +84,7 @@ def test_results_do_not_depend_on_the_choice_beyond_rounding(
     first, *others = map(outcome, EVALUATIONS)
     for other in others:
         for one, same in zip(first, other):
-            bound = 200 * torch.finfo(dtype).eps * float(one.abs().max())  # sums of up to 50 x 96 products
+            bound = 200 * torch.finfo(dtype).eps * float(one.detach().abs().max())  # sums of up to 50 x 96 products
             torch.testing.assert_close(one, same, atol=bound, rtol=0)
 
 
@@ -126,10 +125,8 @@ def test_layers_of_other_kinds_and_those_never_reached() -> None:
 
 def test_plans_say_what_they_predict() -> None:
     plan = kx.plan(model(), rank=2, block=(8, 8), rows=128)
-    assert "ms dense" in str(plan)
-    assert "at 128 rows" in str(plan)
     assert kx.Plan.from_json(plan.to_json()) == plan
+    assert all(choice.seconds and choice.dense_seconds for choice in plan.choices)
     assert "ms predicted" in str(kx.inspect(plan))
-    assert cache.path().exists()
     budgeted = kx.plan(model(), max_flops=0.5)
     assert all(choice.seconds is None for choice in budgeted.choices)

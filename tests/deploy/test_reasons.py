@@ -113,14 +113,17 @@ def test_layers_that_nothing_but_dense_can_take(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "sentence"),
+    ("dims", "rank", "evaluation", "sentence"),
     [
-        ("a_first", "factors as asked"),
-        ("materialize", "dense; factors refused: its cheapest evaluation forms the dense weight"),
+        ((6, 4, 8, 16), 2, "a_first", "factors as asked"),
+        ((6, 4, 8, 16), 2, "materialize", "factors as asked"),  # that W is formed is for training
+        ((12, 16, 4, 4), 4, "materialize", "dense; factors refused: its cheapest evaluation forms the dense weight"),
     ],
 )
-def test_factors_that_were_asked_for(tmp_path: Path, evaluation: Evaluation, sentence: str) -> None:
-    model = nn.Sequential(factored((6, 4, 8, 16), 2, evaluation, bias=False))
+def test_factors_that_were_asked_for(
+    tmp_path: Path, dims: tuple[int, int, int, int], rank: int, evaluation: Evaluation, sentence: str
+) -> None:
+    model = nn.Sequential(factored(dims, rank, evaluation, bias=False))
     options: Any = {"lowering": "factors", "tune": False, "verify": False}
     assert why(kx.export_onnx(model, tmp_path / "f.onnx", torch.randn(2, 64), **options)) == sentence
 

@@ -14,7 +14,8 @@ from oracles import brute_force
 from torch import nn
 
 import kronfx as kx
-from kronfx.cost import cheapest
+from kronfx.clock import rates_here
+from kronfx.cost import fastest
 from kronfx.planner import PlanOptions, plan_sites
 from kronfx.records import EVALUATIONS, Budget, Choice, KroneckerShape, Refusal, Site
 
@@ -63,7 +64,7 @@ def test_the_integer_program_decides(m: int, n: int, rank: int) -> None:
     shape = choice.shape
     assert (shape.m1, shape.n1, shape.m2, shape.n2) in shapes
     assert plan.parameters == objective == trainable(kx.factorize(layer, plan))
-    assert choice.evaluation == cheapest(shape, rank, 512)
+    assert choice.evaluation == fastest(shape, rank, 512, rates_here())
 
 
 def test_wishes_by_name_and_glob() -> None:
@@ -183,7 +184,7 @@ def test_rates_decide_evaluation_shape_and_profit() -> None:
     assert best.choices[0].shape == kx.solve(512, 64, rank=2, objective="latency", rates=slow_entries, rows=4096).shape
     refused = kx.plan(model, rank=8, rates=slow_entries, rows=4096, skip_unprofitable=True).refusals
     assert [r.reason.partition(":")[0] for r in refused] == ["unprofitable"] * 2
-    assert "us at these rates, dense takes" in refused[0].reason
+    assert "us a step at these rates, dense takes" in refused[0].reason
 
 
 def test_calibrated_rates_are_three_numbers_of_this_machine() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -25,9 +27,11 @@ SHAPES = (
     KroneckerShape(8, 32, 64, 16),
 )
 RANKS = (1, 4)
-SHARES = (1, 4)  # of the rows: a call costs the more the fewer there are
+SHARES = (4, 1)  # of the rows: a call costs the more the fewer there are
 RUNS = 4
 ENOUGH = 0.04  # seconds of timing one case
+BUDGET = 1.8  # seconds of timing them all: on a busy machine the last cases, the largest, go untimed
+FEWEST = 15  # but so many do not
 
 
 def calibrate(
@@ -37,7 +41,7 @@ def calibrate(
     device: torch.device | str = "cpu",
     backward: bool = False,
 ) -> Rates:
-    """Measure what a multiply-add, an entry and a product take here, in about a second.
+    """Measure what a multiply-add, an entry and a product take here, in under two seconds.
 
     Each of the three evaluations runs at several shapes and ranks over ``rows`` rows and a fourth of them, with its
     backward pass where ``backward`` asks for rates of training. The three rates are the non-negative least squares fit
@@ -46,25 +50,39 @@ def calibrate(
     """
     if type(rows) is not int or rows < 1:
         raise PlanError("", f"rows={rows!r}", "a positive number of rows", "pass the batch you expect")
-    cases = list(product(SHAPES, RANKS, EVALUATIONS, SHARES))
+    return measured(rows, dtype, torch.device(device), backward).rates
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Rates, and the root mean square of their relative errors on what they were fitted to."""
+
+    rates: Rates
+    error: float
+
+
+def measured(rows: int, dtype: torch.dtype, device: torch.device, backward: bool) -> Measured:
+    """What :func:`calibrate` finds."""
+    cases = list(product(SHARES, RANKS, SHAPES, EVALUATIONS))
     samples: list[tuple[float, float, float]] = []
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     with bar as progress, torch.random.fork_rng(devices=[]):
-        for shape, rank, evaluation, share in progress.track(cases, description="timing"):
+        start = time.perf_counter()
+        for share, rank, shape, evaluation in progress.track(cases, description="timing"):
+            if len(samples) >= FEWEST and time.perf_counter() - start > BUDGET:
+                break
             count = -(-rows // share)
             counted = _counted(shape, rank, count, evaluation, backward)
             layer = KroneckerLinear(shape, rank, evaluation, bias=False).to(device, dtype).requires_grad_(backward)
             x = torch.randn(count, shape.n).to(device, dtype).requires_grad_(backward)
             seconds = _least(layer, x)
             samples.append((counted.multiply_adds / seconds, counted.entries / seconds, counted.products / seconds))
-    fitted, _ = nnls(np.array(samples), np.full(len(samples), 1.0))
+    fitted, residual = nnls(np.array(samples), np.full(len(samples), 1.0))
     passes = "forward and backward" if backward else "forward"
-    measured = (
-        f"{passes}, {rows} rows, {str(dtype).removeprefix('torch.')}, {device}, {torch.get_num_threads()} threads"
-    )
+    how = f"{passes}, {rows} rows, {str(dtype).removeprefix('torch.')}, {device}, {torch.get_num_threads()} threads"
     multiply_add, entry, product_ = (round(rate * ATTOSECONDS) for rate in fitted.tolist())
-    return Rates(multiply_add, entry, product_, measured)
+    return Measured(Rates(multiply_add, entry, product_, how), float(residual) / math.sqrt(len(samples)))
 
 
 def _counted(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, backward: bool) -> Step:

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from kronfx.clock.cache import rates_here
-from kronfx.clock.calibrate import seconds_of
+from kronfx.clock.calibration import seconds_of
 from kronfx.cost import step
 from kronfx.errors import TuneError
 from kronfx.layers import KroneckerConv, KroneckerLinear, kronecker_layers, require_module
