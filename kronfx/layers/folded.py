@@ -74,8 +74,8 @@ class _Folded(type):
 class BlockSparseLinear(nn.Linear, metaclass=_Folded):
     """A folded layer: an ``nn.Linear``, exactly, that knows its block grid (``kronfx.layers.released``).
 
-    The weight is stored dense, zero blocks and all: its ``state_dict`` is the original dense layer's, and torch's
-    dense product is the fastest one it has at these sizes. The export stores the surviving blocks only.
+    The weight is stored dense, zero blocks and all: its ``state_dict`` is the original dense layer's. The export stores
+    the surviving blocks only, and ``kronfx.to_bsr`` makes layers of it that multiply, and train, only these.
     """
 
     def __new__(cls, weight: Tensor, bias: Tensor | None, shape: KroneckerShape) -> nn.Linear:  # type: ignore[misc]

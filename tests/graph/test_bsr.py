@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Shared, lenet5
 from oracles import DTYPES, assert_near, random_input
@@ -91,6 +91,73 @@ def test_gradients_are_the_dense_ones_and_zero_blocks_get_none() -> None:
     tiles = layer.weight.grad.unflatten(0, (4, 2)).unflatten(-1, (3, 5)).transpose(1, 2)
     kept = layer.weight.detach().unflatten(0, (4, 2)).unflatten(-1, (3, 5)).transpose(1, 2).flatten(2).any(dim=-1)
     torch.testing.assert_close(found.values.grad, tiles[kept])
+
+
+@settings(deadline=None)
+@given(
+    SIZES, SIZES, SIZES, SIZES, st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.sampled_from([(), (5,), (2, 0), (2, 3)]),
+    st.sampled_from(["plain", "strided", "broadcast"]),
+)  # fmt: skip
+def test_gradients_however_the_input_lies(
+    m1: int, n1: int, m2: int, n2: int, zeros: float, leading: tuple[int, ...], arranged: str
+) -> None:
+    layer = folded_layer(KroneckerShape(m1, n1, m2, n2), zeros=zeros).requires_grad_()
+    found, n = BsrLinear(layer), layer.in_features
+    x = random_input(leading, 2 * n).requires_grad_()
+    shown = {"plain": x[..., :n], "strided": x[..., ::2], "broadcast": x[..., :1].expand(*leading, n)}[arranged]
+    dy = random_input(leading, layer.out_features, seed=2)
+    dx, dbias, dW = torch.autograd.grad(layer(shown), [x, layer.bias, layer.weight], dy)
+    ours = torch.autograd.grad(found(shown), [x, found.bias, found.values], dy)
+    torch.testing.assert_close(ours[0], dx)
+    torch.testing.assert_close(ours[1], dbias)
+    tiles = dW.unflatten(0, (m1, m2)).unflatten(-1, (n1, n2)).transpose(1, 2).flatten(0, 1)
+    kept = layer.weight.detach().unflatten(0, (m1, m2)).unflatten(-1, (n1, n2)).transpose(1, 2).flatten(2).any(dim=-1)
+    torch.testing.assert_close(ours[2], tiles[kept.flatten()])
+
+
+def test_derivatives_of_derivatives_transforms_and_compilers() -> None:
+    found = BsrLinear(folded_layer(KroneckerShape(3, 2, 2, 3), zeros=0.4))
+    x = random_input((4,), found.in_features).requires_grad_()
+
+    def call(x: Tensor, values: Tensor) -> Tensor:
+        return torch.func.functional_call(found, {"values": values}, x)  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(call, (x, found.values), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, (x, found.values))
+    each = torch.func.vmap(torch.func.grad(lambda x: found(x).square().sum()))(x)
+    torch.testing.assert_close(each, torch.autograd.grad(found(x).square().sum(), x)[0])
+    torch.testing.assert_close(torch.compile(found, backend="eager", fullgraph=True)(x), found(x))
+    torch.testing.assert_close(torch.export.export(found, (x,)).module()(x), found(x))
+
+
+def test_blocks_of_another_state_are_where_that_has_them() -> None:
+    shape = KroneckerShape(3, 4, 2, 5)
+    W = torch.randn(6, 20, dtype=torch.float64).unflatten(0, (3, 2)).unflatten(-1, (4, 5))
+    one, other = (W * (torch.arange(12).view(3, 1, 4, 1) % 3 == k) for k in (0, 1))
+    layers = [BlockSparseLinear(w.reshape(6, 20), None, shape) for w in (one, other)]
+    found, x = BsrLinear(layers[0]), random_input((3,), 20)
+    torch.testing.assert_close(found(x), layers[0](x))
+    found.load_state_dict(BsrLinear(layers[1]).state_dict())
+    torch.testing.assert_close(found(x), layers[1](x))
+
+
+def test_fine_tuning_keeps_the_zeros() -> None:
+    factored = kx.factorize(nn.Sequential(nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 24)), rank=1, block=(4, 6))
+    for layer in (factored[0], factored[2]):
+        layer.S.data[:, ::2] = 0
+    sparse, x = to_bsr(kx.fold(factored)), torch.randn(16, 24)
+    optimizer = torch.optim.AdamW(sparse.parameters(), lr=0.01)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = F.mse_loss(sparse(x), x)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    zeros = sparse[0].weight.to_dense().unflatten(1, (4, 6))[:, ::2]
+    assert not zeros.any()
+    assert len(sparse[0].values) == 12
 
 
 def test_autocast_answers_in_half_precision() -> None:
