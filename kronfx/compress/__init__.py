@@ -1,4 +1,7 @@
-"""From a trained model: blocks chosen by what they do for its outputs, seen on a few batches, what is left set anew."""
+"""From a trained model: blocks chosen by what they do for its outputs, seen on a few batches, what is left set anew.
+
+What was measured: ``kronfx/decisions/one_shot.md``.
+"""
 
 from kronfx.compress.calibration import listed
 from kronfx.compress.fit import fit_factors

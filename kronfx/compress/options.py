@@ -143,8 +143,8 @@ class PruneOptions:
         "prefix",
         "a name",
         """how the blocks that stay are fitted: ``"exact"``, each map by itself; ``"prefix"``, each map to what it gave
-        in the trained model, from what the pruned maps before it hand it. That takes a forward of both models, as far
-        as the map, for each map and batch, and gains most where much goes.""",
+        in the trained model, from what the pruned maps before it hand it. It gains most where much
+        goes, and takes a few more forwards of both models and the outputs of their finished modules in memory.""",
         _one_of(Refit),
         "How what is left is set anew",
     )

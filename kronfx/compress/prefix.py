@@ -8,7 +8,8 @@ branch), it also repairs what went wrong in the stream before it: on its survivo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +22,9 @@ from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import wide
 from kronfx.compress.progress import bar
 from kronfx.compress.refit import refitted
+from kronfx.compress.replay import Replay
 from kronfx.compress.taps import Tap, seen
+from kronfx.errors import PruneError
 from kronfx.records import KroneckerShape
 
 CONSTANT = 1e-4  # of the raw second moments: what inputs that the prefix has made constant are damped by
@@ -84,52 +87,86 @@ class Shift:
         return fitted, W @ mean["x"] + mean["d"] - fitted @ mean["y"]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Pair:
-    """The trained model and the pruned one, and the batches that both run."""
+class Forwards:
+    """A model and the batches that it runs again and again, up to a tap; what is over for good is replayed.
 
-    trained: nn.Module
-    pruned: nn.Module
-    batches: Sequence[Any]
-    loss: Loss | None
+    Where a forward without replay gives the taps something else on the first batch (a module that speaks to others by
+    more than what it returns), nothing is replayed any more.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Any], loss: Loss | None) -> None:
+        self.model, self._batches, self._loss = model, batches, loss
+        self._replay: Replay | None = None
 
     def steps(self, maps: Sequence[Map]) -> list[list[Tap]]:
         """The maps as they run, those of one input together, each with how often it does."""
         taps = [Tap(subject) for subject in maps]
-        seen(taps, partial(ran, self.trained, self.batches[0], self.loss), whole=True)
+        seen(taps, partial(ran, self.model, self._batches[0], self._loss), whole=True)
         steps: dict[object, list[Tap]] = {}
         for tap in sorted((tap for tap in taps if tap.xs), key=lambda tap: tap.first):
             sums = len(tap.streams) if len(tap.streams) == len(tap.xs) else 0
             steps.setdefault(tap.source, []).append(Tap(tap.map, len(tap.xs), sums))
         return list(steps.values())
 
-    def shifts(self, step: Sequence[Tap], copies: Sequence[Map]) -> list[Shift]:
-        """What the maps of a step get in both models, as far as both see as many rows: routed ones may not."""
-        shifts = [Shift(tap.map.site.m, tap.map.site.n) for tap in step]
-        for batch in self.batches:
-            theirs = [Tap(tap.map, tap.calls, tap.sums) for tap in step]
-            ours = [Tap(copy, tap.calls, tap.sums) for copy, tap in zip(copies, step)]
-            seen(theirs, partial(ran, self.trained, batch, self.loss))
-            seen(ours, partial(ran, self.pruned, batch, self.loss))
-            for shift, a, b in zip(shifts, theirs, ours):
-                shift.take(a, b)
-        return shifts
+    def expect(self, maps: Sequence[Map]) -> None:
+        """These maps will be set, in this order."""
+        self._replay = Replay(self.model, maps)
+
+    def finish(self, maps: Sequence[Map]) -> None:
+        """These were set."""
+        if self._replay is not None:
+            self._replay.finish(maps)
+
+    def see(self, number: int, taps: Sequence[Tap]) -> Sequence[Tap]:
+        """The taps after a forward of this batch."""
+        forward = partial(ran, self.model, self._batches[number], self._loss)
+        if self._replay is not None and number:
+            with self._replay.forward(number):
+                seen(taps, forward)
+            return taps
+        replayed = None if self._replay is None else _replayed(self._replay, taps, forward)
+        seen(taps, forward)
+        if replayed is not None and not all(map(Tap.agrees, taps, replayed)):
+            self._replay = None
+        return taps
 
 
-def refit_on_prefix(pair: Pair, survivors: Sequence[Survivors], damping: float) -> None:
-    """Set the survivors of the pruned model anew, in place: a forward of both models, as far as that, for each step.
+def _replayed(replay: Replay, taps: Sequence[Tap], forward: Callable[[], None]) -> Sequence[Tap]:
+    """What a replay gives such taps of the first batch: before it runs, so that nothing it leaves behind helps."""
+    again = [tap.anew() for tap in taps]
+    with suppress(PruneError), replay.forward(0):
+        seen(again, forward)
+    return again
+
+
+def refit_on_prefix(
+    trained: Forwards, pruned: Forwards, survivors: Sequence[Survivors], batches: int, damping: float
+) -> None:
+    """Set the survivors of the pruned model anew, in place, by forwards of both models up to each step.
 
     Stacks stay as they are: another stream may be routed to other members. Raises PruneError.
     """
     of = {each.trained: each for each in survivors if len(each.kept) == 1}
-    with measured(pair.trained), measured(pair.pruned):
-        steps = pair.steps(list(of))
+    with measured(trained.model), measured(pruned.model):
+        steps = trained.steps(list(of))
+        expected = [tap.map for step in steps for tap in step]
+        trained.expect(expected)
+        pruned.expect([of[each].pruned for each in expected])
         with bar("on the prefix", len(steps)) as advance:
             for step in steps:
                 advance(f"on the prefix: {', '.join(tap.map.site.name for tap in step)}")
-                for tap, shift in zip(step, pair.shifts(step, [of[tap.map].pruned for tap in step])):
+                copies = [tap.anew(of[tap.map].pruned) for tap in step]
+                shifts = [Shift(tap.map.site.m, tap.map.site.n) for tap in step]
+                for number in range(batches):
+                    theirs = trained.see(number, [tap.anew() for tap in step])
+                    ours = pruned.see(number, [tap.anew() for tap in copies])
+                    for shift, a, b in zip(shifts, theirs, ours):
+                        shift.take(a, b)
+                for tap, shift in zip(step, shifts):
                     if shift.rows and shift.is_true:
                         _set(of[tap.map], shift, damping)
+                trained.finish([tap.map for tap in step])
+                pruned.finish([tap.map for tap in copies])
 
 
 def _set(survivors: Survivors, shift: Shift, damping: float) -> None:

@@ -16,7 +16,7 @@ from kronfx.compress.criteria import CRITERIA
 from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import Moments
 from kronfx.compress.options import PruneOptions
-from kronfx.compress.prefix import Pair, Survivors, refit_on_prefix
+from kronfx.compress.prefix import Forwards, Survivors, refit_on_prefix
 from kronfx.compress.progress import bar
 from kronfx.compress.record import Record
 from kronfx.compress.refit import damped, masked, refitted
@@ -67,7 +67,8 @@ def prune(
             advance(f"set anew: {record.map.site.name}")
     if options.refit == "prefix" and CRITERIA[options.how].refits:
         for copy, left in zip(copies, survivors):
-            refit_on_prefix(Pair(model, copy.model, batches, options.loss), left, options.damping)
+            trained, pruned = (Forwards(each, batches, options.loss) for each in (model, copy.model))
+            refit_on_prefix(trained, pruned, left, len(batches), options.damping)
     return [
         Pruned(copy.target, options.how, options.shares, samples.weighed_by, rows, tuple(done), refusals)
         for copy, done in zip(copies, layers)

@@ -16,6 +16,7 @@ from kronfx.compress.moments import patches
 from kronfx.compress.watch import Watch
 
 _CLOCK = itertools.count(1)  # which product comes first
+ROUNDING = 1e-2  # of the largest entry: what two forwards in 16 bits may differ by
 SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
 
 
@@ -56,6 +57,17 @@ class Tap:
                 if one.data_ptr() == output.data_ptr() and one.is_contiguous() and one.shape == other.shape:
                     self.streams.append(other.detach().reshape(-1, self.map.site.m).clone())
                     return
+
+    def anew(self, subject: Map | None = None) -> Tap:
+        """An empty one of the same map, or of its copy."""
+        return Tap(subject or self.map, self.calls, self.sums)
+
+    def agrees(self, other: Tap) -> bool:
+        """Whether another forward gave it the same, as far as rounding goes."""
+        ours, theirs = [*self.xs, *self.streams], [*other.xs, *other.streams]
+        return [a.shape for a in ours] == [b.shape for b in theirs] and all(
+            float((a - b).abs().amax()) <= ROUNDING * float(b.abs().amax()) for a, b in zip(ours, theirs) if len(a)
+        )
 
     @property
     def is_done(self) -> bool:
