@@ -17,13 +17,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kronfx as kx
+from kronfx.compress import PruneKeywords, PruneOptions, RecoverKeywords, RecoverOptions
 from kronfx.deploy.options import ExportKeywords, ExportOptions, SparsifyKeywords, SparsifyOptions
 from kronfx.options import about, keywords, option, settle
 from kronfx.planner import PlanKeywords, PlanOptions
 
 VERBS: dict[Callable[..., Any], tuple[type, type, list[str]]] = {
     kx.plan: (PlanOptions, PlanKeywords, ["model"]),
+<<<<<<< HEAD
     kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "inplace", "tune"]),
+=======
+    kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "batches", "inplace"]),
+    kx.prune: (PruneOptions, PruneKeywords, ["model", "batches"]),
+    kx.recover: (RecoverOptions, RecoverKeywords, ["model", "teacher", "batches"]),
+>>>>>>> h19
     kx.export_onnx: (ExportOptions, ExportKeywords, ["model", "path", "example_inputs"]),
     kx.sparsify_onnx: (SparsifyOptions, SparsifyKeywords, ["src", "dst"]),
 }
