@@ -24,13 +24,9 @@ from kronfx.planner import PlanKeywords, PlanOptions
 
 VERBS: dict[Callable[..., Any], tuple[type, type, list[str]]] = {
     kx.plan: (PlanOptions, PlanKeywords, ["model"]),
-<<<<<<< HEAD
-    kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "inplace", "tune"]),
-=======
-    kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "batches", "inplace"]),
+    kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "batches", "inplace", "tune"]),
     kx.prune: (PruneOptions, PruneKeywords, ["model", "batches"]),
     kx.recover: (RecoverOptions, RecoverKeywords, ["model", "teacher", "batches"]),
->>>>>>> h19
     kx.export_onnx: (ExportOptions, ExportKeywords, ["model", "path", "example_inputs"]),
     kx.sparsify_onnx: (SparsifyOptions, SparsifyKeywords, ["src", "dst"]),
 }

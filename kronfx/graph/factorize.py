@@ -44,7 +44,7 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
     unless ``inplace``; either way use the returned module. Raises FactorizeError.
     """
     if init not in get_args(Init):
-        raise FactorizeError("", f"init={init!r}", "'random' or 'nearest'", "choose one of the two")
+        raise FactorizeError("", f"init={init!r}", "'random', 'nearest' or 'calibrated'", "choose one of them")
     model = model if inplace else copied(model, FactorizeError)
     chosen = _matched(model, plan)
     layers = [_site_layer(match, choices, init) for match, choices in chosen]

@@ -258,7 +258,7 @@ def test_bad_input_is_a_sentence() -> None:
         kx.factorize(other, plan)
     with pytest.raises(kx.KronfxError, match="a Linear where the model belongs|a str where the model belongs"):
         kx.factorize("model")  # type: ignore[arg-type]
-    with pytest.raises(kx.KronfxError, match="'random' or 'nearest'"):
+    with pytest.raises(kx.KronfxError, match="'random', 'nearest' or 'calibrated'"):
         kx.factorize(models.Odd(), init="zeros")  # type: ignore[arg-type]
     with pytest.raises(kx.KronfxError, match="meta device; needed values to factor"):
         kx.factorize(meta, init="nearest")
