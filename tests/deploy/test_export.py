@@ -78,12 +78,16 @@ def test_a_factored_model_runs_folded_too(tmp_path: Path, lowering: str) -> None
 
 
 def test_a_materialized_layer_becomes_one_dense_product(tmp_path: Path) -> None:
-    layer, path = factored((6, 4, 8, 16), 2, "materialize"), tmp_path / "model.onnx"
+    """Where ``W`` is also the fewest multiply-adds: what was formed for its gradients' sake may run by its factors."""
+    layer, path = factored((6, 4, 8, 16), 5, "materialize"), tmp_path / "model.onnx"
     report = export(layer, path, torch.randn(2, 64), "factors")
     assert [(entry.lowering, entry.zero_blocks) for entry in report.layers] == [("dense", 4)]
     assert runtime_ops(path, tmp_path) == ["Gemm"]
     x = torch.randn(9, 64)
     assert_same(run(path, x)[0], layer(x))
+    low = factored((6, 4, 8, 16), 2, "materialize")
+    assert [entry.lowering for entry in export(low, path, torch.randn(2, 64), "factors").layers] == ["factors"]
+    assert_same(run(path, x)[0], low(x))
 
 
 @pytest.mark.parametrize("zero", [0.0, 1.0])
