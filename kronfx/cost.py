@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape, Rates
 
+REUSED = 2**23  # entries: 32 MB of float32, the most that glibc reuses; what is larger comes page by page
 Price = Callable[["Work"], tuple[int, int]]
 
 
@@ -92,10 +93,14 @@ def step(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, ta
     x, y, W = rows * shape.n // taps, rows * shape.m, shape.m * shape.n
     if evaluation == "materialize":
         return Step(3 * counted.forward, 3 * (x + y) + 10 * W, 6)
-    multiply_adds = 7 * counted.forward // 2  # what lies between the products is formed twice
-    summed, once = (y, x) if evaluation == "a_first" else (x, y)  # summed over the ranks
-    entries = 7 * counted.intermediate + (2 * rank + 8) * summed + 6 * once
-    return Step(multiply_adds, entries if evaluation == "a_first" else 17 * entries // 20, 2 * rank + 5)
+    if counted.intermediate < REUSED:  # autograd's way
+        multiply_adds, products = 3 * counted.forward, 6
+        entries = 7 * counted.intermediate + 4 * (x + y)
+    else:  # in portions; what lies between the products is formed twice
+        multiply_adds, products = 7 * counted.forward // 2, 2 * rank + 5
+        summed, once = (y, x) if evaluation == "a_first" else (x, y)  # summed over the ranks
+        entries = 7 * counted.intermediate + (2 * rank + 8) * summed + 6 * once
+    return Step(multiply_adds, entries if evaluation == "a_first" else 17 * entries // 20, products)
 
 
 def by_multiply_adds(counted: Work) -> tuple[int, int]:

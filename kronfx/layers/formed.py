@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kronfx import kron
+from kronfx.cost import REUSED
 from kronfx.layers.by_hand import Gradients, Kernel, applied, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.layers.pieces import ByEntries, ByRows
 from kronfx.records import KroneckerShape
 
-LARGE = 2**23  # entries of W from which on pieces are faster: 32 MB of float32, the most that glibc reuses
+LARGE = REUSED  # entries of W from which on pieces are faster
 PIECE = 2**20  # entries of a piece: 4 MB of float32
 LEAST = 256  # rows of a piece at least: a product with fewer spends its time on arranging x
 WIDE = 128  # columns of a product by entries at least

@@ -36,7 +36,7 @@ def evaluated(
         if stacked:
             return torch.matmul(x, factors.materialize().mT)
         return formed(x, factors)
-    if not stacked and is_worth_turning(x, factors):
+    if not stacked and is_worth_turning(x, factors, evaluation):
         return applied(PORTIONED[evaluation], x, factors, None)
     features = factors.features
     x = x if features is None else F.pad(x, (0, grid.n - features[1]))

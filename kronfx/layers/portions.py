@@ -19,20 +19,22 @@ import torch
 from torch import Tensor
 
 from kronfx import kron
+from kronfx.cost import REUSED, work
 from kronfx.layers.by_hand import Gradients, Kernel, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.records import Evaluation
 
-PORTION = 2**19  # entries between the two products: 2 MB of float32
+LARGE = REUSED  # entries between the two products from which on portions are faster
+PORTION = 2**19  # entries of a portion: 2 MB of float32
 LEAST = 32  # rows of a portion at least
-SMALL = 8  # sides of blocks below which the products of rows as they come are too small
 
 
-def is_worth_turning(x: Tensor, factors: Factors) -> bool:
-    """Whether these rows are better multiplied by hand, and may be: at rank 1 little lies between the products."""
+def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation) -> bool:
+    """Whether these rows are better multiplied by hand, and may be: where less lies between the products, autograd
+    keeps it in memory that is there already."""
     if not is_unwatched(x, factors, None):  # first: to a tracer sizes are tensors
         return False
-    return (factors.rank > 1 or min(factors.shape.block) < SMALL) and x.shape[:-1].numel() >= LEAST
+    return work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate >= LARGE
 
 
 def _portions(rows: int, entries: int) -> Iterator[slice]:
