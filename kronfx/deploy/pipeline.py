@@ -193,8 +193,8 @@ def _verified(report: ExportReport, path: Path, source: Source, proof: Proof, st
     notes = report.notes
     try:
         check(path)
-    except VerificationError:
-        flaw = _flaw(source, path)
+    except VerificationError as error:
+        flaw = error.found if _UNCHANGED in notes else _flaw(source, path)
         if flaw is None:
             raise
         notes = (*notes, f"the source is no valid ONNX ({flaw}), and so neither is the new file; onnxruntime runs both")

@@ -103,6 +103,15 @@ def test_nothing_gained_is_the_source_itself(tmp_path: Path) -> None:
         assert [layer.lowering for layer in report.layers] == ["dense"]
 
 
+def test_nothing_gained_of_a_source_that_is_no_valid_onnx(tmp_path: Path) -> None:
+    """The source's own bytes have the source's own flaw: an output of which no shape is told."""
+    full = np.random.default_rng(0).standard_normal((128, 128)).astype("f")
+    src, dst = saved(tmp_path / "m.onnx", [PRODUCT, RELU], outputs=[info("y", None)], weights=(full,)), tmp_path / "o"
+    report = kx.sparsify_onnx(src, dst, **QUICK)
+    assert dst.read_bytes() == src.read_bytes()
+    assert any("the source is no valid ONNX" in note for note in report.notes)
+
+
 def test_a_constant_too_large_to_be_meant(tmp_path: Path) -> None:
     """Sizes are but numbers in a file: 64 TiB here."""
     nodes = [helper.make_node("Expand", ["w", "v"], ["e"]), helper.make_node("Add", ["x", "e"], ["y"])]
