@@ -13,6 +13,8 @@ from kronfx.compress.maps import precise
 from kronfx.layers import Convolution
 from kronfx.records import KroneckerShape
 
+ROUNDING = 4  # times sqrt(n) eps: what the norm of the rounding errors of n x n sums stays below
+
 
 @dataclass(eq=False, slots=True)
 class Moments:
@@ -26,6 +28,7 @@ class Moments:
     x: Tensor
     xx: Tensor
     gg: Tensor
+    eps: float = 0.0  # of the type that products were taken in
 
     @classmethod
     def none(cls, n: int, grid: KroneckerShape) -> Moments:
@@ -42,6 +45,7 @@ class Moments:
         """Rows ``x [N, n]``."""
         x = wide(x)
         self.rows += len(x)
+        self.eps = max(self.eps, torch.finfo(x.dtype).eps)
         self.x = self.x.to(x.device) + precise(x.sum(0))
         self.xx = self.xx.to(x.device) + precise(x.mT @ x)
 
@@ -57,9 +61,17 @@ class Moments:
         return self.x / max(self.rows, 1)
 
     def second(self, centred: bool) -> Tensor:
-        """``H [n, n] = E[x x^T]``, without the mean where a bias takes that: ``H - mu mu^T``."""
+        """``H [n, n] = E[x x^T]``, without the mean where a bias takes that: ``H - mu mu^T``.
+
+        Of inputs that never vary the difference is rounding, which need not be positive: as much is added to it.
+        """
         raw = self.xx / max(self.rows, 1)
-        return raw - torch.outer(self.mean, self.mean) if centred else raw
+        if not centred:
+            return raw
+        rounding = ROUNDING * math.sqrt(len(raw)) * self.eps * raw.diagonal().mean()
+        return (
+            raw - torch.outer(self.mean, self.mean) + rounding * torch.eye(len(raw), dtype=raw.dtype, device=raw.device)
+        )
 
     @property
     def is_finite(self) -> bool:

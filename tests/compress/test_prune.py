@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,15 @@ def test_the_result_is_exported_in_blocks(tmp_path: Path) -> None:
     pruned = kx.prune(model, x, target=0.75, block=(16, 16))
     report = kx.export_onnx(pruned.eval(), tmp_path / "pruned.onnx", x[0])
     assert report.bytes < 0.5 * sum(p.nbytes for p in model.parameters())
+
+
+@pytest.mark.parametrize("how", ["obs", "energy"])
+@pytest.mark.parametrize("x", [torch.zeros(4, 64), torch.full((4, 64), 0.3), torch.linspace(-1, 1, 64)[None]])
+def test_inputs_that_never_vary(x: Tensor, how: str) -> None:
+    """Their moments are rounding, in front of the second map not even positive; every weight is as good."""
+    model = mlp(64, 128, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one of the two may be left with nothing
+        pruned = kx.prune(model, [x], target=0.75, block=(16, 16), how=how)
+    assert torch.isfinite(pruned(x)).all()
+    torch.testing.assert_close(pruned(x), model(x), rtol=1e-3, atol=1e-3)  # the biases take the means
