@@ -34,7 +34,8 @@ class Moments:
     def none(cls, n: int, grid: KroneckerShape) -> Moments:
         """Of no row."""
         sizes = (n,), (n, n), (grid.m1, grid.m2, grid.m2)
-        return cls(0, *(torch.zeros(size, dtype=torch.float64) for size in sizes))
+        x, xx, gg = (torch.zeros(size, dtype=torch.float64) for size in sizes)
+        return cls(0, x, xx, gg)
 
     @staticmethod
     def memory(n: int, grid: KroneckerShape) -> int:
@@ -68,10 +69,9 @@ class Moments:
         raw = self.xx / max(self.rows, 1)
         if not centred:
             return raw
-        rounding = ROUNDING * math.sqrt(len(raw)) * self.eps * raw.diagonal().mean()
-        return (
-            raw - torch.outer(self.mean, self.mean) + rounding * torch.eye(len(raw), dtype=raw.dtype, device=raw.device)
-        )
+        H = raw - torch.outer(self.mean, self.mean)
+        H.diagonal().add_(ROUNDING * math.sqrt(len(raw)) * self.eps * raw.diagonal().mean())
+        return H
 
     @property
     def is_finite(self) -> bool:
