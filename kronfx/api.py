@@ -28,8 +28,6 @@ from kronfx.tables import abbreviated
 
 Start = Literal["random", "nearest", "calibrated"]
 
-EXPECTED = 512  # rows of a deployed model, as of a plan
-
 
 @keywords(PlanOptions)
 @full_precision()
@@ -188,8 +186,10 @@ def export_onnx(
 
 def _deployed(layer: KroneckerLinear) -> records.Evaluation:
     """How a file may evaluate it: as it was trained, but where that forms ``W`` for its gradients' sake, which no file
-    has, by the fewest multiply-adds."""
-    return cheapest(layer.grid, layer.rank, EXPECTED) if layer.evaluation == "materialize" else layer.evaluation
+    has, by the fewest multiply-adds over as many rows as a plan expects."""
+    return (
+        cheapest(layer.grid, layer.rank, PlanOptions().rows) if layer.evaluation == "materialize" else layer.evaluation
+    )
 
 
 def _to_fold(factored: dict[str, FactoredLayer], lowering: str) -> set[str]:

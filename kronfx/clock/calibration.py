@@ -9,14 +9,13 @@ from itertools import product
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from scipy.optimize import nnls
 from torch import Tensor
 
 from kronfx.cost import Step, step, work
 from kronfx.errors import PlanError
 from kronfx.layers import KroneckerLinear
+from kronfx.progress import bar
 from kronfx.records import ATTOSECONDS, EVALUATIONS, Evaluation, KroneckerShape, Rates
 
 SHAPES = (
@@ -65,11 +64,9 @@ def measured(rows: int, dtype: torch.dtype, device: torch.device, backward: bool
     """What :func:`calibrate` finds."""
     cases = list(product(SHARES, RANKS, SHAPES, EVALUATIONS))
     samples: list[tuple[float, float, float]] = []
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with bar as progress, torch.random.fork_rng(devices=[]):
+    with bar("timing", len(cases)) as advance, torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
-        for share, rank, shape, evaluation in progress.track(cases, description="timing"):
+        for share, rank, shape, evaluation in cases:
             if len(samples) >= FEWEST and time.perf_counter() - start > BUDGET:
                 break
             count = -(-rows // share)
@@ -78,6 +75,7 @@ def measured(rows: int, dtype: torch.dtype, device: torch.device, backward: bool
             x = torch.randn(count, shape.n).to(device, dtype).requires_grad_(backward)
             seconds = _least(layer, x)
             samples.append((counted.multiply_adds / seconds, counted.entries / seconds, counted.products / seconds))
+            advance()
     fitted, residual = nnls(np.array(samples), np.full(len(samples), 1.0))
     passes = "forward and backward" if backward else "forward"
     how = f"{passes}, {rows} rows, {str(dtype).removeprefix('torch.')}, {device}, {torch.get_num_threads()} threads"

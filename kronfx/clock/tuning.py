@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from kronfx.clock.cache import rates_here
 from kronfx.clock.calibration import seconds_of
 from kronfx.cost import step
-from kronfx.errors import TuneError
-from kronfx.layers import KroneckerConv, KroneckerLinear, kronecker_layers, require_module
+from kronfx.errors import TuneError, reason
+from kronfx.layers import KroneckerConv, KroneckerLinear, evaluating, kronecker_layers, require_module
+from kronfx.progress import bar
 from kronfx.records import ATTOSECONDS, EVALUATIONS, Evaluation
 from kronfx.tables import render
 
@@ -85,14 +84,14 @@ def tune(model: nn.Module, example_inputs: Any) -> Tuning:
     shapes = _shapes_seen(model, layers, example_inputs)
     known: dict[object, tuple[Seconds, Seconds]] = {}
     tuned = []
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for name, shape in progress.track(shapes.items(), description="tuning"):
+    with bar("tuning", len(shapes)) as advance:
+        for name, shape in shapes.items():
             layer = layers[name]
             key = (repr(layer), layer.S.dtype, shape)
             if key not in known:
                 known[key] = _times(layer, shape)
             tuned.append(_settled(name, layer, shape, *known[key]))
+            advance(name)
     return Tuning(tuple(tuned))
 
 
@@ -113,7 +112,7 @@ def _shapes_seen(model: nn.Module, layers: dict[str, KroneckerLinear], example_i
             args, kwargs = _call(example_inputs)
             model(*args, **kwargs)
     except Exception as error:
-        found = f"the model does not run on example_inputs ({type(error).__name__}: {str(error).splitlines()[0]})"
+        found = f"the model does not run on example_inputs ({reason(error)})"
         raise TuneError("", found, "inputs as its forward takes them", "pass a tensor, a tuple or a dict") from error
     finally:
         for handle in handles:
@@ -124,14 +123,8 @@ def _shapes_seen(model: nn.Module, layers: dict[str, KroneckerLinear], example_i
 @contextmanager
 def _only_looking(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, no random number used up; all as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            model.eval()
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with torch.no_grad(), torch.random.fork_rng(), evaluating(model):
+        yield
 
 
 def _call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from kronfx.compress.maps import Map
-from kronfx.compress.progress import bar
 from kronfx.compress.record import Record
 from kronfx.compress.watch import Watch
 from kronfx.errors import PruneError, reason
+from kronfx.layers import evaluating
+from kronfx.progress import bar
 
 Loss = Callable[[nn.Module, Any], Tensor]
 SHOWN = "the keyword loss= says how a batch becomes a loss: loss=lambda model, batch: ..."
@@ -37,20 +38,15 @@ def listed(batches: Iterable[Any]) -> list[Any]:
 def measured(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, its parameters fixed, and run by torch itself rather than compiled; after, as it
     was."""
-    training = {module: module.training for module in model.modules()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for module in training:
-            module.training = False  # an exported module has no eval()
         for parameter in trained:
             parameter.requires_grad_(False)
-        with torch.compiler.set_stance("force_eager"):
+        with evaluating(model), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-        for module, was in training.items():
-            module.training = was
 
 
 def answered(model: nn.Module, batch: Any) -> Any:

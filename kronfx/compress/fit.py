@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from kronfx.compress.factors import fitted_factors
 from kronfx.compress.maps import Map, add_to, precise
-from kronfx.compress.progress import bar
 from kronfx.compress.record import Record
 from kronfx.compress.refit import damped
 from kronfx.compress.samples import Samples
 from kronfx.kron import materialize
 from kronfx.layers import KroneckerLinear
+from kronfx.progress import bar
 
 DAMPING = 0.01  # of the mean diagonal of H
 MEMORY = 2**31  # bytes of sums over the batches that are kept at once

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from kronfx.compress.calibration import Loss, measured, ran
 from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import wide
-from kronfx.compress.progress import bar
 from kronfx.compress.refit import refitted
 from kronfx.compress.replay import Replay
 from kronfx.compress.taps import Tap, seen
 from kronfx.errors import PruneError
+from kronfx.progress import bar
 from kronfx.records import KroneckerShape
 
 CONSTANT = 1e-4  # of the raw second moments: what inputs that the prefix has made constant are damped by

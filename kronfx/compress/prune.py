@@ -17,11 +17,11 @@ from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import Moments
 from kronfx.compress.options import PruneOptions
 from kronfx.compress.prefix import Forwards, Survivors, refit_on_prefix
-from kronfx.compress.progress import bar
 from kronfx.compress.record import Record
 from kronfx.compress.refit import damped, masked, refitted
 from kronfx.compress.samples import Samples
 from kronfx.errors import PruneError
+from kronfx.progress import bar
 from kronfx.records import KroneckerShape, Pruned, PrunedLayer
 
 

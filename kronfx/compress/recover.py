@@ -18,11 +18,11 @@ from typing_extensions import TypedDict
 
 from kronfx import kron
 from kronfx.compress.calibration import Loss, answered, called, main_output, measured
-from kronfx.compress.progress import bar
 from kronfx.errors import RecoverError
 from kronfx.layers import kronecker_layers, released, sparsity
 from kronfx.layers.folded import GRIDS
 from kronfx.options import option, settle
+from kronfx.progress import bar
 
 Distance = Literal["logits", "outputs"]
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]

@@ -27,7 +27,7 @@ from kronfx.layers.find import (
 from kronfx.layers.folded import BlockSparseConv, BlockSparseLinear, FoldedWeight, block_sparse_conv, released
 from kronfx.layers.linear import KroneckerLinear
 from kronfx.layers.names import named_modules, named_parameters, unwrapped, user_name, wrapped
-from kronfx.layers.precision import full_precision
+from kronfx.layers.precision import evaluating, full_precision
 from kronfx.layers.products import answer, holds_unformed, rows_times_matrix
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "block_sparse_conv",
     "candidates_of",
     "deep_copy",
+    "evaluating",
     "factored_sites",
     "factored_weights",
     "factors",

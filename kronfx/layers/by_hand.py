@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kronfx.layers.factors import Factors
+from kronfx.layers.precision import eager
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -32,10 +33,8 @@ def is_unwatched(x: Tensor, factors: Factors, bias: Tensor | None) -> bool:
     """Whether nobody looks on: compilers, tracers and tensors of other people's classes need plain operations, and so
     do half types, whose sums over pieces would be rounded at every one.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return False
     tensors = [x, factors.S, factors.A, factors.B, *([] if bias is None else [bias])]
-    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
+    if not eager(*tensors):
         return False
     kinds = {(tensor.dtype, tensor.device.type) for tensor in tensors}
     is_plain = kinds in ({(torch.float32, "cpu")}, {(torch.float64, "cpu")}) and not x.is_nested

@@ -37,16 +37,34 @@ def full_precision() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode; after, as it was."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False  # an exported module has no eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def eager(*tensors: object) -> bool:
+    """Whether there is no compiler and no tracer, and all are tensors of torch's own classes."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    return all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+
+
 def unwatched(*tensors: object) -> bool:
     """Whether nobody looks on, so that an operation may be one of our own: no compiler, no tracer, no transform, and
     plain tensors on the CPU only, of one dtype unless autocast is on.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if not eager(*tensors) or torch._C._are_functorch_transforms_active():
         return False
-    if torch._C._are_functorch_transforms_active():
-        return False
-    given = [x for x in tensors if isinstance(x, Tensor) and type(x) in (Tensor, nn.Parameter)]
-    if len(given) < len(tensors) or any(x.device.type != "cpu" or x.is_nested for x in given):
+    given = [x for x in tensors if isinstance(x, Tensor)]
+    if any(x.device.type != "cpu" or x.is_nested for x in given):
         return False
     dtypes = {x.dtype for x in given}
     is_autocast = torch.is_autocast_enabled("cpu") and torch.float64 not in dtypes

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import kronfx as kx
 from kronfx.layers import KroneckerLinear, kronecker_layers
-from kronfx.records import EVALUATIONS
+from kronfx.records import EVALUATIONS, KroneckerShape
 
 
 def model() -> nn.Module:
@@ -130,3 +130,12 @@ def test_plans_say_what_they_predict() -> None:
     assert "ms predicted" in str(kx.inspect(plan))
     budgeted = kx.plan(model(), max_flops=0.5)
     assert all(choice.seconds is None for choice in budgeted.choices)
+
+
+def test_a_model_that_stops_without_a_word() -> None:
+    class Silent(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError
+
+    with pytest.raises(kx.KronfxError, match=r"does not run on example_inputs \(ValueError\)"):
+        kx.tune(Silent(KroneckerLinear(KroneckerShape(2, 2, 2, 2), 1, "a_first")), torch.randn(3, 4))

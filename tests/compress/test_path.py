@@ -66,22 +66,17 @@ def test_every_step_is_the_best_single_block_and_costs_what_it_adds(
             before = trials[j]
 
 
-def test_rows_walked_together_and_alone_have_the_same_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    W, X, _, grid = problem(24, 40, 4, 4)
-    together = surgeon_path(W, X.mT @ X, grid)
-    monkeypatch.setattr(paths, "MEMORY", 1)
-    alone = surgeon_path(W, X.mT @ X, grid)
-    assert torch.equal(together.order, alone.order)
-    torch.testing.assert_close(together.costs, alone.costs, rtol=1e-9, atol=0)
-
-
-def test_places_given_up_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    W, X, _, grid = problem(8, 40, 4, 2)
+@pytest.mark.parametrize(("name", "value", "sizes"), [("MEMORY", 1, (24, 40, 4, 4)), ("WASTE", 0.0, (8, 40, 4, 2))])
+def test_how_it_is_computed_changes_no_path(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: float, sizes: tuple[int, int, int, int]
+) -> None:
+    """Rows walked together or alone; places given up or kept."""
+    W, X, _, grid = problem(*sizes)
     path = surgeon_path(W, X.mT @ X, grid)
-    monkeypatch.setattr(paths, "WASTE", 0.0)
-    kept = surgeon_path(W, X.mT @ X, grid)
-    assert torch.equal(path.order, kept.order)
-    torch.testing.assert_close(path.costs, kept.costs, rtol=1e-9, atol=0)
+    monkeypatch.setattr(paths, name, value)
+    other = surgeon_path(W, X.mT @ X, grid)
+    assert torch.equal(path.order, other.order)
+    torch.testing.assert_close(path.costs, other.costs, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("how", ["fisher", "wanda", "magnitude"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kronfx.compress import progress
-from kronfx.compress.progress import bar
+from kronfx import progress
+from kronfx.progress import bar
 
 
 def test_a_bar_within_a_bar_is_a_line_of_the_same_display() -> None:
