@@ -71,3 +71,5 @@ def test_small_ones_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> Non
     for limit, wanted in ((8 * 2 * 4 * 4, True), (8 * 2 * 4 * 4 + 1, False)):
         monkeypatch.setattr(portions, "LARGE", limit)
         assert portions.is_worth_turning(x, layer.factors, "a_first") is wanted
+    with torch.no_grad():  # torch would take a product a row
+        assert portions.is_worth_turning(x, layer.factors, "a_first")
