@@ -25,7 +25,7 @@ INSIDE = {
         "nodes": 0, "quiet": 0, "records": 0,
         "options": 1, "storage": 1, "opening": 1,
         "find": 2, "prove": 2, "read": 2,
-        "lower": 3, "capture": 3, "write": 3,
+        "lower": 3, "capture": 3, "places": 3, "write": 3,
         "choose": 4,
         "pipeline": 5,
         "export": 6, "sparsify": 6,
@@ -49,6 +49,8 @@ HOMES = {
     "transformers": {"train"},
     "lightning": {"train"},
     "scipy": {"planner", "clock"},
+    "pydot": {"graph"},
+    "fast_sugiyama": {"graph"},
 }
 NO_TORCH = {"errors", "options", "tables", "files", "svg", "records", "cost", "solver", "planner"}
 

@@ -11,6 +11,7 @@ layer took. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` f
 
 from kronfx.deploy.export import export
 from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
+from kronfx.deploy.places import Places, places
 from kronfx.deploy.read import read
 from kronfx.deploy.records.report import ExportedLayer, ExportReport, LeftWeight, OnnxSummary
 from kronfx.deploy.records.timings import Timings
@@ -24,8 +25,10 @@ __all__ = [
     "LeftWeight",
     "OnnxSummary",
     "Options",
+    "Places",
     "Timings",
     "export",
+    "places",
     "read",
     "sparsify_onnx",
 ]

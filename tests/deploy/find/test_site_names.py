@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import onnx
@@ -56,9 +57,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def told(node: onnx.NodeProto) -> str:
+    """The folder that viewers show a node in: what its metadata say, else what is in front of its name."""
+    said = [entry.value for entry in node.metadata_props if entry.key == "namespace"]
+    return said[0] if said else node.name.strip("/").rpartition("/")[0]
+
+
 def folders(path: Path) -> set[str]:
-    nodes = onnx.load(path).graph.node
-    return {entry.value for node in nodes for entry in node.metadata_props if entry.key == "namespace"}
+    return {folder for node in onnx.load(path).graph.node if (folder := told(node))}
+
+
+def slashed(path: str) -> str:
+    """``layers.0/expand``."""
+    return re.sub(r"\.(?=[a-z])", "/", path)
 
 
 def test_a_file_of_torchs_exporter(exported: Path) -> None:
@@ -69,12 +80,12 @@ def test_a_file_of_torchs_exporter(exported: Path) -> None:
     blocks = [tensor.name for tensor in graph.initializer if tensor.name.endswith("/blocks")]
     assert all(any(name.startswith(path) for name in blocks) for path in PATHS)
     products = [node for node in graph.node if node.op_type == "MatMul"]
-    assert all(any(node.name.startswith(path) for node in products) for path in PATHS)
+    assert all(any(node.name.startswith(slashed(path)) for node in products) for path in PATHS)
     names = [node.name for node in graph.node if node.name]
     assert len(names) == len(set(names))
     source = [entry.value for node in onnx.load(exported).graph.node for entry in node.metadata_props]
     before = {value.rpartition("/")[0] for value in source}
-    made = {entry.value for node in products for entry in node.metadata_props if entry.key == "namespace"}
+    made = {told(node) for node in products}
     assert made <= before  # the folders of the layers they replace
     assert any("layers.1.contract" in folder for folder in made)
 
@@ -122,7 +133,7 @@ def test_the_path_in_a_nodes_name(tmp_path: Path) -> None:
     assert folders(dst) == {"encoder/layer.0/query", "fc/weight"}
 
 
-def test_maps_that_are_stacked_share_the_folder_around_them(tmp_path: Path) -> None:
+def test_maps_that_are_stacked_share_a_folder_and_have_their_own(tmp_path: Path) -> None:
     nodes = [f"{one.upper()} = MatMul(x, {one})" for one in "qkv"]
     weights = {one: planted(64, 64, (8, 8), seed=i) for i, one in enumerate("qkv")}
     outputs = ", ".join(f"float[b, r, 64] {one.upper()}" for one in "qkv")
@@ -133,7 +144,7 @@ def test_maps_that_are_stacked_share_the_folder_around_them(tmp_path: Path) -> N
     onnx.save(model, src)
     dst, report = sparse(src)
     assert [layer.site for layer in report.layers] == [f"attention.self.{one}" for one in "qkv"]
-    assert folders(dst) == {"attention/self"}
+    assert folders(dst) == {f"attention/self/{name}" for name in ("q+k+v", "q", "k", "v")}
 
 
 @pytest.mark.parametrize("name", ["", "MatMul_3", "/MatMul", "/", "//", "/" + "a/" * 500 + "MatMul"])
@@ -163,8 +174,42 @@ def test_names_cost_a_small_file_little(tmp_path: Path) -> None:
         node.name = ""
         del node.metadata_props[:]
     assert [layer.site for layer in report.layers] == ["0", "2"]
-    assert folders(tmp_path / "m.onnx") == {"0", "2"}
+    assert folders(tmp_path / "m.onnx") == {"0", "1", "2"}
     assert with_names < 1.02 * len(bare.SerializeToString()) + 14 * len(bare.graph.node)  # names there were before
+
+
+@pytest.mark.parametrize("lowering", ["dense", "blocks"])
+def test_every_node_of_an_export_is_named_after_its_module(tmp_path: Path, lowering: str) -> None:
+    names = []
+    for name in ("first.onnx", "second.onnx"):
+        kx.export_onnx(Model(), tmp_path / name, torch.randn(2, 5, 128), lowering=lowering, tune=False)
+        names.append([node.name for node in onnx.load(tmp_path / name).graph.node])
+    assert names[0] == names[1]
+    assert len(names[0]) == len(set(names[0]))
+    modules = {slashed(name) for name, _ in Model().named_modules()} | {slashed(path) for path in PATHS}
+    for node in onnx.load(tmp_path / "first.onnx").graph.node:
+        assert told(node).removesuffix("/W") in modules, node.name
+        assert node.name.rpartition("/")[2].partition("_")[0] == node.op_type
+        assert not node.metadata_props
+
+
+def test_what_is_not_touched_keeps_its_name(exported: Path) -> None:
+    def nodes(path: Path) -> dict[tuple[str, ...], tuple[str, str]]:
+        every = onnx.load(path).graph.node
+        return {(n.op_type, *n.input, "=", *n.output): (n.name, str(n.metadata_props)) for n in every}
+
+    before, after = nodes(exported), nodes(sparse(exported)[0])
+    kept = before.keys() & after.keys()
+    assert kept
+    assert all(before[node] == after[node] for node in kept)
+
+
+def test_equal_weights_are_told_apart(tmp_path: Path) -> None:
+    model = nn.ModuleDict({name: folded(32, 32, (8, 8)) for name in "abc"})
+    for layer in model.values():
+        layer.weight.data.zero_()
+    report = kx.export_onnx(nn.Sequential(*model.values()), tmp_path / "m.onnx", torch.randn(2, 32), tune=False)
+    assert sorted(layer.site for layer in report.layers) == ["0", "1", "2"]
 
 
 WRITERS = [("pytorch", "2.9", "pytorch 2.9"), ("tf2onnx", "", "tf2onnx"), ("", "", None)]
