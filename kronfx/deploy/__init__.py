@@ -12,6 +12,7 @@ layer took. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` f
 from kronfx.deploy.export import export
 from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
 from kronfx.deploy.read import read
+from kronfx.deploy.records.page import page_of_export, page_of_file
 from kronfx.deploy.records.report import ExportedLayer, ExportReport, LeftWeight, OnnxSummary
 from kronfx.deploy.records.timings import Timings
 from kronfx.deploy.sparsify import sparsify_onnx
@@ -26,6 +27,8 @@ __all__ = [
     "Options",
     "Timings",
     "export",
+    "page_of_export",
+    "page_of_file",
     "read",
     "sparsify_onnx",
 ]
