@@ -13,6 +13,7 @@ from kronfx.deploy.export import export
 from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
 from kronfx.deploy.places import Places, places
 from kronfx.deploy.read import read
+from kronfx.deploy.records.page import page_of_export, page_of_file
 from kronfx.deploy.records.report import ExportedLayer, ExportReport, LeftWeight, OnnxSummary
 from kronfx.deploy.records.timings import Timings
 from kronfx.deploy.sparsify import sparsify_onnx
@@ -28,6 +29,8 @@ __all__ = [
     "Places",
     "Timings",
     "export",
+    "page_of_export",
+    "page_of_file",
     "places",
     "read",
     "sparsify_onnx",

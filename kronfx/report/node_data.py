@@ -60,8 +60,11 @@ QUANTITIES = (
 )
 
 
-def node_data(path: Path, sheets: Sequence[Sheet], folder: PathLike) -> tuple[Path, ...]:
+def node_data(path: Path | None, sheets: Sequence[Sheet], folder: PathLike) -> tuple[Path, ...]:
     """Write a file of each quantity that any layer has; returns their paths. Raises InspectError."""
+    if path is None:
+        needed, remedy = "a report of an ONNX file or an export", "export the model first, and inspect the file"
+        raise InspectError("", "a report of what is no file: its nodes have no names yet", needed, remedy)
     places = deploy.places(path, [sheet.site for sheet in sheets])
     lost = [sheet.site for sheet in sheets if sheet.site not in places.nodes]
     if lost:

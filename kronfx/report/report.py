@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kronfx.errors import InspectError
-from kronfx.files import write
+from kronfx.files import PathLike
+from kronfx.page import Page, write
 from kronfx.records import Refusal, refusal_table
 from kronfx.report.html import page
+from kronfx.report.node_data import node_data
 from kronfx.tables import percent, render
 
 HEADERS = (
@@ -29,6 +31,7 @@ HEADERS = (
     "ms predicted",
     "ms measured",
 )
+NOTHING = Page("", "", ())
 OPTIONAL = {"energy kept": "energy", "ms predicted": "predicted", "ms measured": "measured"}  # fields, often None
 
 
@@ -95,13 +98,19 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What ``kronfx.inspect`` found. Printed as text, shown by Jupyter, kept as a dict or an HTML page."""
+    """What ``kronfx.inspect`` found. Printed as text, shown by Jupyter, kept as a dict or an HTML page.
+
+    ``page`` is what the page shows besides: pictures of the values as they were when it was inspected. ``file`` is the
+    ONNX file, if it is one.
+    """
 
     title: str
     layers: tuple[Layer, ...]
     refusals: tuple[Refusal, ...] = ()
     parameters: int | None = None
     bytes: int | None = None
+    page: Page = field(default=NOTHING, repr=False, compare=False)
+    file: Path | None = field(default=None, repr=False, compare=False)
 
     @property
     def zero_blocks(self) -> int:
@@ -150,11 +159,20 @@ class Report:
         """The report as plain data, JSON-ready."""
         totals = {"zero_blocks": self.zero_blocks, "blocks": self.blocks}
         layers = [{**asdict(layer), "blocks": layer.blocks} for layer in self.layers]
-        return {**asdict(self), "layers": layers, **totals}
+        data = asdict(replace(self, page=NOTHING, file=None))
+        del data["page"], data["file"]
+        return {**data, "layers": layers, **totals}
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write the report as one self-contained HTML page; returns its path. Raises InspectError."""
-        return write(path, self._repr_html_().encode(), InspectError)
+    def to_html(self, path: PathLike) -> Path:
+        """Write one self-contained page to look into: the network in order, a table to sort and search, and of each
+        layer its block map, factors, products and proof. Returns its path. Raises InspectError."""
+        return write(self.page, path, InspectError)
+
+    def to_model_explorer(self, folder: PathLike) -> tuple[Path, ...]:
+        """Write what is known of each layer of an ONNX file, or of an export, as node data for Model Explorer: a JSON
+        file a quantity (``zero_blocks.json``, ``bytes.json``, ``milliseconds.json``, ``times_faster.json``,
+        ``error.json``), those that any layer has. Returns their paths. Raises InspectError."""
+        return node_data(self.file, self.page.sheets, folder)
 
     def _repr_html_(self) -> str:
         return page(self.summary(), self.headers(), self.rows(), self.refusals)

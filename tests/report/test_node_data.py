@@ -63,6 +63,19 @@ def test_values_land_on_the_nodes_that_are_the_layers(report: kx.ExportReport, t
         assert values(parts["times_faster"])[node] == pytest.approx(taken["dense"] / taken[layer.lowering])
 
 
+def test_the_error_is_what_the_model_had_lost(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = kx.factorize(
+        nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 16)), rank=2, block=(4, 4), init="nearest"
+    )
+    export = kx.export_onnx(model, tmp_path / "m.onnx", torch.randn(2, 32), tune=False)
+    assert tmp_path / "error.json" not in kx.inspect(export).to_model_explorer(tmp_path)
+    kx.compare(model, export).to_model_explorer(tmp_path)
+    (part,) = json.loads((tmp_path / "error.json").read_text()).values()
+    lost = sorted(result["value"] for result in part["results"].values())
+    assert lost == pytest.approx(sorted(1 - layer.energy for layer in (model[0], model[2])))
+
+
 def test_a_gradient_is_readable(report: kx.ExportReport, tmp_path: Path) -> None:
     """Black letters on its darkest colour have a contrast of 7, WCAG's best grade."""
     for part in read(kx.inspect(report).to_model_explorer(tmp_path)).values():
