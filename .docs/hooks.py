@@ -67,7 +67,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in texts.items():
         for link in LINK.findall(text):
             target = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
-            if (ROOT / target).is_file() and files.get_file_from_path(target) is None:
+            if (ROOT / target).is_file() and files.get_file_from_path(shown(target)) is None:
                 files.append(File(target, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 

@@ -52,7 +52,7 @@ HOMES = {
     "scipy": {"planner", "clock"},
     "pydot": {"graph"},
     "fast_sugiyama": {"graph"},
-    "networkx": {"page"},
+    "networkx": {"page", "graph"},
     "vl_convert": {"page"},
 }
 NO_TORCH = {"errors", "options", "tables", "files", "svg", "records", "cost", "page", "solver", "planner"}

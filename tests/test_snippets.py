@@ -22,9 +22,9 @@ DOCSTRINGS = [snippet for path in sorted((ROOT / "kronfx").rglob("*.py")) for sn
 MOST_LEFT = 5  # snippets that take data or minutes
 
 
-def dense() -> nn.Module:
+def dense(width: int = 24) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 8))
+    return nn.Sequential(nn.Linear(16, width), nn.ReLU(), nn.Linear(width, 8))
 
 
 def world(model: nn.Module) -> World:
@@ -59,7 +59,7 @@ def in_transformers(folder: Path) -> World:
     return {
         "kx": kx,
         "Trainer": trainer,
-        "model": Regression(dense()),
+        "model": Regression(dense(256)),
         "arguments": arguments,
         "data": rows(batches(20)),
     }
@@ -68,7 +68,7 @@ def in_transformers(folder: Path) -> World:
 def in_lightning(folder: Path) -> World:
     trainer = pytest.importorskip("lightning.pytorch").Trainer
     options = {"max_steps": 20, "default_root_dir": folder, "enable_checkpointing": False, **QUIET}
-    module = lightning_module(dense(), 0.01)
+    module = lightning_module(dense(256), 0.01)
     return {"kx": kx, "Trainer": functools.partial(trainer, **options), "module": module, "data": loader(batches(20))}
 
 

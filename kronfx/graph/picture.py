@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+import networkx as nx
 import pydot
 from fast_sugiyama import from_edges
-from fast_sugiyama.layout import Layouts
 
 Point = tuple[float, float]
 Name = str | int  # of a box, or of a place where a wire bends
 
 WIDTH, HEIGHT, APART, BELOW, MARGIN = 168, 38, 24, 44, 40  # pixels: of a box, between boxes, around all
+TOP = 2 * MARGIN + HEIGHT / 2  # of the middle of the first row
 LETTERS = 27  # of a line in a box
 OURS, OTHERS = "#d8ebf7", "#ffffff"
 STYLE = (
@@ -95,35 +96,40 @@ PICTURES: dict[str, Callable[[str, Sequence[Box], Sequence[Wire]], str]] = {".sv
 
 def _laid_out(
     boxes: Sequence[Box], wires: Sequence[Wire]
-) -> tuple[dict[Name, Point], dict[tuple[Name, Name], list[Point]]]:
-    """The middle of each box, and the points that each wire goes through: it bends around the boxes of rows between."""
-    step = WIDTH + APART
-    apart = from_edges([(wire.source, wire.target) for wire in wires], vertex_spacing=step)
-    layouts = apart.dot_layout(spacing=step) if apart else apart  # side by side what no wire connects
-    found = layouts.to_dict()
-    left, top = min((x for x, _ in found.values()), default=0), max((y for _, y in found.values()), default=0)
-    places = {
-        name: (x - left + WIDTH / 2 + MARGIN, (top - y) / step * (HEIGHT + BELOW) + HEIGHT / 2 + 2 * MARGIN)
-        for name, (x, y) in found.items()
-    }
-    alone = [box.name for box in boxes if box.name not in places]  # an input that nothing reads
-    right = max((x for x, _ in places.values()), default=MARGIN - WIDTH / 2 - APART)
-    places |= {name: (right + (i + 1) * step, HEIGHT / 2 + 2 * MARGIN) for i, name in enumerate(alone)}
-    return places, {(way[0], way[-1]): [places[name] for name in way] for way in _ways(layouts)}
+) -> tuple[dict[str, Point], dict[tuple[str, str], list[Point]]]:
+    """The middle of each box, and the points that each wire goes through: it bends around the boxes of rows between.
+
+    What no wire connects lies side by side.
+    """
+    joined = nx.Graph([(wire.source, wire.target) for wire in wires])
+    joined.add_nodes_from(box.name for box in boxes)
+    places: dict[str, Point] = {}
+    lines: dict[tuple[str, str], list[Point]] = {}
+    left = MARGIN + WIDTH / 2
+    for names in nx.connected_components(joined):
+        edges = [(wire.source, wire.target) for wire in wires if wire.source in names]
+        points, ways = _of_one_piece(edges) if edges else (dict.fromkeys(names, (0.0, 0.0)), [])
+        at = {name: (left + x, TOP + y) for name, (x, y) in points.items()}
+        places |= {name: point for name, point in at.items() if isinstance(name, str)}
+        lines |= {(str(way[0]), str(way[-1])): [at[name] for name in way] for way in ways}
+        left = max(x for x, _ in at.values()) + WIDTH + APART
+    return places, lines
 
 
-def _ways(layouts: Layouts) -> Iterator[list[Name]]:
-    """From box to box, by way of where the wire bends."""
-    for _, _, _, found in layouts:
-        edges = list(found or ())
-        onward = {source: target for source, target in edges if isinstance(source, int)}
-        for source, target in edges:
-            if isinstance(source, int):
-                continue
-            way = [source, target]
-            while isinstance(way[-1], int):
-                way.append(onward[way[-1]])
-            yield way
+def _of_one_piece(edges: Sequence[tuple[str, str]]) -> tuple[dict[Name, Point], list[list[Name]]]:
+    """Where boxes are and wires bend, from the left and the top, and the way of each wire.
+
+    Pieces that no wire connects, fast_sugiyama 0.5.3 mixes up where it gets them together.
+    """
+    ((found, _, _, steps),) = from_edges(edges, vertex_spacing=WIDTH + APART)
+    left, top = min(x for _, (x, _) in found), max(y for _, (_, y) in found)
+    row = (HEIGHT + BELOW) / (WIDTH + APART)
+    onward = {source: target for source, target in steps or () if isinstance(source, int)}
+    ways: list[list[Name]] = [list(step) for step in steps or () if isinstance(step[0], str)]
+    for way in ways:
+        while isinstance(way[-1], int):
+            way.append(onward[way[-1]])
+    return {name: (x - left, (top - y) * row) for name, (x, y) in found}, ways
 
 
 def _curve(points: Sequence[Point]) -> str:

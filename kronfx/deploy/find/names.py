@@ -77,8 +77,9 @@ def named(linears: Iterable[Linear | Packed], sites: Mapping[ir.Value, str]) -> 
             continue
         own = linear.site or "weight"
         scope = scope_of(linear.node) or _of_bias(linear) or Scope.of_path(own)
-        path = own if re.match(rf"{re.escape(scope.path)}[./]", own) else scope.path
-        scopes[linear.weight] = Scope(free(path), scope.folder)
+        if re.match(rf"{re.escape(scope.path)}[./]", own):
+            scope = Scope(own, stem(own) if scope.folder == stem(scope.path) else scope.folder)
+        scopes[linear.weight] = Scope(free(scope.path), scope.folder)
     return scopes
 
 
