@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
-from kronfx.cost import by_multiply_adds, cheapest, work
+from kronfx.cost import by_multiply_adds, work
 from kronfx.errors import SolveError
 from kronfx.options import documented, item
 from kronfx.records import KroneckerShape, Rates, RunnerUp, Solution
@@ -46,12 +44,13 @@ def solve(
     - ``runners_up``: how many of the next best shapes to prove as well.
 
     Equally good shapes are told apart by the rank that ``W`` can have as a matrix (the greatest first, see the
-    package), the multiply-adds of their best evaluation, its largest intermediate, the parameters, the squarest block,
-    the block with the fewest rows. The Kronecker rank is not capped at ``min(m1 n1, m2 n2)``: every rank has an
-    optimum. For a convolution ``in_features`` counts channels and ``taps`` the positions of its kernel, all of which
-    stay in the block: its ``n2`` is channels times taps, the constraints speak of channels.
+    package), the multiply-adds of their best evaluation, its largest intermediate, the parameters, the tallest block
+    (measured: ``kronfx/decisions/tall_blocks.md``). The Kronecker rank is not capped at ``min(m1 n1, m2 n2)``: every
+    rank has an optimum. For a convolution ``in_features`` counts channels and ``taps`` the positions of its kernel, all
+    of which stay in the block: its ``n2`` is channels times taps, the constraints speak of channels.
 
-    Raises SolveError: an argument that is no positive integer, constraints that no block meets, no rates for latency.
+    Raises SolveError: an argument that is no positive integer, constraints that no block meets, no rates for an
+    objective that is a time.
     """
     where = f"{out_features}x{in_features}"
     numbers = {"out_features": out_features, "in_features": in_features, "rank": rank, "rows": rows, "taps": taps}
@@ -75,23 +74,21 @@ def solve(
         feasible=sum(map(len, feasible)),
         out_features=out_features,
         in_features=in_features * taps,
-        evaluation=cheapest(shape, rank, rows, taps, wanted.price(asked)),
+        evaluation=wanted.evaluation(asked, shape, taps),
         measure=objective,
         unit=wanted.unit,
         runners_up=tuple(RunnerUp(shape, value) for value, shape in others[:runners_up]),
     )
 
 
-Preference = tuple[int, int, int, int, Fraction, int, int]
+Preference = tuple[int, int, int, int, int, int]
 
 
 def preference(shape: KroneckerShape, rank: int, rows: int, taps: int) -> Preference:
     """What tells equally good shapes apart, best first (the order of :func:`solve`)."""
     costs = (work(shape, rank, rows, evaluation, taps) for evaluation in ("a_first", "b_first", "materialize"))
     forward, intermediate = min(map(by_multiply_adds, costs))
-    m2, n2 = shape.block
-    squareness = Fraction(max(m2, n2), min(m2, n2))
-    return -shape.matrix_rank(rank), forward, intermediate, shape.parameters(rank), squareness, m2, n2
+    return -shape.matrix_rank(rank), forward, intermediate, shape.parameters(rank), -shape.m2, shape.n2
 
 
 def shapes(
@@ -120,9 +117,10 @@ def shapes(
 def _require_options(where: str, objective: Objective, padding: float, rates: Rates | None, runners_up: int) -> None:
     checks.objective(where, "objective", objective)
     checks.share(where, "padding", padding)
-    if OBJECTIVES[objective].needs_rates and not isinstance(rates, Rates):
+    rule = OBJECTIVES[objective]
+    if rule.rates is not None and not isinstance(rates, Rates):
         found = f"objective={objective!r} with rates={rates!r}"
-        raise SolveError(where, found, "the rates of this machine", "pass rates=kronfx.calibrate()")
+        raise SolveError(where, found, "the rates of this machine", rule.remedy)
     if isinstance(runners_up, bool) or not isinstance(runners_up, int) or runners_up < 0:
         raise SolveError(where, f"runners_up={runners_up!r}", "an int of at least 0", "pass 3, say")
 
