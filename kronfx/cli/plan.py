@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -45,7 +44,8 @@ def model_of(maker: str) -> nn.Module:
     if not module or not name:
         raise PlanError("", f"{maker!r}", "a module and a factory in it", "write package.module:factory")
     print(f"kronfx: importing {module} and running its {name}", file=sys.stderr)
-    sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         with redirect_stdout(sys.stderr):
             found = getattr(importlib.import_module(module), name)
@@ -54,7 +54,7 @@ def model_of(maker: str) -> nn.Module:
         needed = "a module that imports and a factory in it that takes no arguments"
         raise PlanError("", f"{maker} raises {reason(error)}", needed, "run it in Python first") from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     if not isinstance(model, nn.Module):
         raise PlanError("", f"{maker} makes a {type(model).__name__}", "a torch.nn.Module", "name what makes the model")
     return model
