@@ -13,16 +13,20 @@ Nodes. One free prime is solved without branching, so powers of two take one nod
 A tenth of the pairs is not reached where there are few of them: ``50257x4096`` has 52, of which 7 nodes are 13%.
 """
 
+from kronfx.solver.checks import Pair
 from kronfx.solver.grids import Side, contradiction
 from kronfx.solver.objectives import OBJECTIVES, Objective
+from kronfx.solver.options import SolveKeywords, SolveOptions
 from kronfx.solver.primes import divisors, factorization
-from kronfx.solver.problem import Pair, preference, shapes, sides, solve
+from kronfx.solver.problem import preference, shapes, sides, solve
 
 __all__ = [
     "OBJECTIVES",
     "Objective",
     "Pair",
     "Side",
+    "SolveKeywords",
+    "SolveOptions",
     "contradiction",
     "divisors",
     "factorization",
