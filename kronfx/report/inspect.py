@@ -74,7 +74,8 @@ def _of_plan(plan: Plan) -> Report:
     summed = gains(sheets)
     if plan.model_parameters:
         summed = (Gain("parameters of the model", "", plan.planned_parameters, plan.model_parameters), *summed)
-    page = Page("plan", "plan", sheets, summed, refusals=plan.refusals, notes=plan.notes, command=_command("plan"))
+    title = f"Plan of {len(plan.sites)} layers"
+    page = Page(title, "plan", sheets, summed, refusals=plan.refusals, notes=plan.notes, command=_command("plan"))
     return Report("plan", layers, plan.refusals, page=page)
 
 

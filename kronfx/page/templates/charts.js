@@ -30,7 +30,7 @@ const charts = (() => {
   const number = (value) => value === 0 ? "0" : Math.abs(value) >= 1e4 || Math.abs(value) < 1e-2 ? value.toExponential(2) : String(+value.toPrecision(3));
   const across = (field, domain, title, options = {}) => ({ field, type: "quantitative", scale: { domain, nice: false, zero: false, ...options.scale },
     axis: options.axis === null ? null : { title, grid: false, tickCount: 5, format: "d", ...options.axis } });
-  const shade = { field: "v", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0.15, 1] } };
+  const shade = { field: "v", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0.3, 1] } };
 
   // The norms of the blocks, with the sums of its rows and columns at the edges.
   const blockMap = (element, map, width) => {
@@ -125,7 +125,7 @@ const charts = (() => {
 
   // The network in order: a bar a layer, and what was before as an outline.
   const network = (element, values, title, colours, width, open) => {
-    const room = width - 70, step = Math.min(56, Math.max(3, room / values.length)), share = values.every((value) => value.is_share);
+    const room = width - 70, step = Math.min(56, Math.max(2, room / values.length)), share = values.every((value) => value.is_share);
     const x = { field: "place", type: "ordinal", axis: { title: "layers, from input to output", labels: false, ticks: false }, scale: { paddingInner: values.length > 150 ? 0 : 0.15, paddingOuter: 0 } };
     const y = (field) => ({ field, type: "quantitative", axis: { title, format: share ? "%" : "~s", tickCount: 4 }, scale: { domainMin: 0 } });
     draw(element, { width: step * values.length, height: 150, data: { values }, encoding: { x, tooltip: { field: "said" } }, layer: [

@@ -124,7 +124,7 @@
     const zeros = layer.blocks ? `${percent((layer.zero_blocks || 0) / layer.blocks)} of ${counted(layer.blocks)} blocks are exactly zero. ` : "";
     const scaled = whole ? "" : `Drawn at ${norms.height} × ${norms.width} cells, each the root mean square of those it covers, grey where all are zero. `;
     figure(`Block map${when}: norms of ${norms.rows} by ${norms.columns} blocks, the largest ${charts.number(norms.top)}. ${zeros}`,
-      [swatch("var(--zero)", "exactly zero"), swatch("linear-gradient(90deg, color-mix(in srgb, var(--accent) 15%, transparent), var(--accent))", `norm up to ${charts.number(norms.top)}`, true), zeros, scaled, "At the edges: sums of norms."],
+      [swatch("var(--zero)", "exactly zero"), swatch("linear-gradient(90deg, color-mix(in srgb, var(--accent) 30%, transparent), var(--accent))", `norm up to ${charts.number(norms.top)}`, true), zeros, scaled, "At the edges: sums of norms."],
       command, (chart, width) => charts.blockMap(chart, layer.map, width));
   };
   const timed = (layer) => {
