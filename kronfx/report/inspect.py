@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from kronfx import deploy
-from kronfx.errors import InspectError
+from kronfx.errors import InspectError, KronfxError
 from kronfx.files import PathLike
 from kronfx.graph.discover import discover
 from kronfx.layers import FOLDED, folded_layers, full_precision, kronecker_layers
@@ -150,7 +150,11 @@ def _entries(layer: deploy.ExportedLayer) -> int:
 
 def _of_onnx(path: Path) -> Report:
     summary = deploy.read(path)
-    return _of_file(path.name, summary.layers, summary.bytes, deploy.page_of_file(summary))
+    try:
+        page = deploy.page_of_file(summary, deploy.forecast(path))
+    except KronfxError as refused:  # whose weights kronfx cannot look into
+        page = replace(deploy.page_of_file(summary, None), notes=(str(refused),))
+    return _of_file(path.name, summary.layers, summary.bytes, page)
 
 
 def _of_export(report: deploy.ExportReport) -> Report:
