@@ -11,7 +11,10 @@ const charts = (() => {
     text: { fill: "var(--ink)" }, legend: { labelColor: "var(--ink)", titleColor: "var(--soft)" },
   };
 
-  const draw = (element, spec) => vegaEmbed(element, spec, { mode: "vega-lite", renderer: "svg", actions: false, config });
+  const draw = (element, spec) => vegaEmbed(element, spec, { mode: "vega-lite", renderer: "svg", actions: false, config }).then((drawn) => {
+    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0; // whoever scrolls by keyboard
+    return drawn;
+  });
 
   // The cells of a picture: base64 of one byte each, with the rows and columns that each covers.
   const cells = (picture) => {
