@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kronfx.errors import InspectError
-from kronfx.files import write
+from kronfx.files import PathLike
+from kronfx.page import Page, write
 from kronfx.records import Refusal, refusal_table
 from kronfx.report.html import page
 from kronfx.tables import percent, render
@@ -30,6 +31,7 @@ HEADERS = (
     "ms measured",
     "at 90% zero",
 )
+NOTHING = Page("", "", ())
 OPTIONAL = {  # fields, often None
     "energy kept": "energy", "ms predicted": "predicted", "ms measured": "measured", "at 90% zero": "gain",
 }  # fmt: skip
@@ -101,13 +103,17 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What ``kronfx.inspect`` found. Printed as text, shown by Jupyter, kept as a dict or an HTML page."""
+    """What ``kronfx.inspect`` found. Printed as text, shown by Jupyter, kept as a dict or an HTML page.
+
+    ``page`` is what the page shows besides: pictures of the values as they were when it was inspected.
+    """
 
     title: str
     layers: tuple[Layer, ...]
     refusals: tuple[Refusal, ...] = ()
     parameters: int | None = None
     bytes: int | None = None
+    page: Page = field(default=NOTHING, repr=False, compare=False)
 
     @property
     def zero_blocks(self) -> int:
@@ -156,11 +162,14 @@ class Report:
         """The report as plain data, JSON-ready."""
         totals = {"zero_blocks": self.zero_blocks, "blocks": self.blocks}
         layers = [{**asdict(layer), "blocks": layer.blocks} for layer in self.layers]
-        return {**asdict(self), "layers": layers, **totals}
+        data = asdict(replace(self, page=NOTHING))
+        del data["page"]
+        return {**data, "layers": layers, **totals}
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write the report as one self-contained HTML page; returns its path. Raises InspectError."""
-        return write(path, self._repr_html_().encode(), InspectError)
+    def to_html(self, path: PathLike) -> Path:
+        """Write one self-contained page to look into: the network in order, a table to sort and search, and of each
+        layer its block map, factors, products and proof. Returns its path. Raises InspectError."""
+        return write(self.page, path, InspectError)
 
     def _repr_html_(self) -> str:
         return page(self.summary(), self.headers(), self.rows(), self.refusals)
