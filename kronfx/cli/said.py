@@ -80,6 +80,10 @@ def _pair(text: str) -> int | tuple[int | None, ...]:
     return tuple(_whole(side) if side else None for side in text.split("x"))
 
 
+def _sizes(text: str) -> tuple[Any, ...]:
+    return tuple(map(_pair, text.split(",")))
+
+
 def _blocks(text: str) -> Any:
     """``4x4``, or several, which are candidates: ``4x4,8x8``."""
     blocks = [_pair(block) for block in text.split(",")]
@@ -131,6 +135,7 @@ SAID: dict[object, Said] = {
     int: Said("N", _once(_whole)),
     float: Said("SHARE", _once(_number)),
     Sequence[int]: Said("N,N,...", _once(_wholes)),
+    Sequence[deploying.Rows]: Said("N|BATCHxLENGTH,...", _once(_sizes)),
     planning.RankWish: Said("R|full|NAME=R", _by_name(_rank), ("full",)),
     planning.BlockWish: Said("M2xN2[,...]|NAME=M2xN2", _by_name(_blocks)),
     Pair: Said("M2xN2|N", _once(_pair)),
