@@ -12,6 +12,7 @@ from collections.abc import Callable
 import typer
 
 from kronfx.cli.bench import bench
+from kronfx.cli.demo import demo
 from kronfx.cli.doctor import doctor
 from kronfx.cli.inspect import inspect
 from kronfx.cli.plan import plan
@@ -29,6 +30,7 @@ VERBS: dict[Callable[..., Answer], type | None] = {
     plan: PlanOptions,
     solve: SolveOptions,
     doctor: None,
+    demo: None,
 }
 
 app = typer.Typer(

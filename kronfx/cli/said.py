@@ -1,7 +1,8 @@
 """How the options of the verbs are said in a shell: each type that a field of options has is one row of ``SAID``.
 
 A row says how a value is written and read; names, defaults and meanings are the field's own. A new option needs nothing
-here unless its type is new: then a row, or its name with a reason in ``UNSAID`` of ``tests/cli/test_options.py``.
+here unless its type is new: then a row, or, where no shell can say it, a line with the reason in
+``tests/cli/test_options.py``, which holds options and keywords together.
 """
 
 from __future__ import annotations

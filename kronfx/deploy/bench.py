@@ -26,11 +26,13 @@ from kronfx.deploy.records.bench import Bench, Entrant
 from kronfx.deploy.rivals import RIVALS, quantized
 from kronfx.deploy.sparsify import sparsify_onnx
 from kronfx.errors import KronfxError, VerificationError
+from kronfx.options import keywords
 
 AS_IT_IS, OURS = "as it is", "kronfx"
 COMPOSED = ("int8",)  # rivals that kronfx takes on from
 
 
+@keywords(BenchOptions)
 def bench(path: str | os.PathLike[str], **wishes: Unpack[BenchKeywords]) -> Bench:
     """Measure a file beside its rivals: ``int8`` and ``int4`` of it, what kronfx makes of it, and that of its ``int8``.
 

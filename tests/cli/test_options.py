@@ -18,13 +18,19 @@ from shell import kronfx, sentence
 import kronfx as kx
 from kronfx.cli import VERBS
 from kronfx.cli.said import said
-from kronfx.deploy.options import SparsifyOptions
+from kronfx.deploy.bench import bench
+from kronfx.deploy.options import BenchOptions, SparsifyOptions
 from kronfx.options import about
 from kronfx.planner import PlanOptions
 from kronfx.solver import SolveOptions
 
 # The verb of the library behind each command that has options.
-LIBRARY: dict[str, Callable[..., Any]] = {"sparsify": kx.sparsify_onnx, "plan": kx.plan, "solve": kx.solve}
+LIBRARY: dict[str, Callable[..., Any]] = {
+    "sparsify": kx.sparsify_onnx,
+    "plan": kx.plan,
+    "solve": kx.solve,
+    "bench": bench,
+}
 # What the command has besides, and keywords that no shell can say, with the reason.
 OWN = {"sparsify": {"report"}, "plan": {"out"}}
 UNSAID: dict[tuple[str, str], str] = {}
@@ -83,6 +89,7 @@ CASES: list[tuple[type, str, Sequence[str], object]] = [
     (SparsifyOptions, "lowering", ["blocks"], "blocks"),
     (SparsifyOptions, "rows", ["1,128"], (1, 128)),
     (SparsifyOptions, "block", ["32x16"], (32, 16)),
+    (BenchOptions, "rows", ["1,128,8x128"], (1, 128, (8, 128))),
     (SparsifyOptions, "timings", ["t.json"], "t.json"),
 ]
 
