@@ -89,6 +89,7 @@ class SolveOptions:
 
     def __post_init__(self) -> None:
         settle(self)
-        if OBJECTIVES[self.objective].needs_rates and not isinstance(self.rates, Rates):
+        rule = OBJECTIVES[self.objective]
+        if rule.rates is not None and not isinstance(self.rates, Rates):
             found = f"objective={self.objective!r} with rates={self.rates!r}"
-            raise SolveError("", found, "the rates of this machine", "pass rates=kronfx.calibrate()")
+            raise SolveError("", found, "the rates of this machine", rule.remedy)

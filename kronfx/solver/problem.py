@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from typing_extensions import Unpack
 
-from kronfx.cost import by_multiply_adds, cheapest, work
+from kronfx.cost import by_multiply_adds, work
 from kronfx.errors import SolveError
 from kronfx.options import keywords
 from kronfx.records import KroneckerShape, RunnerUp, Solution
@@ -24,10 +22,11 @@ def solve(out_features: int, in_features: int, **wishes: Unpack[SolveKeywords]) 
     """The block shape ``m1 m2 = m = out_features``, ``n1 n2 = n = in_features`` that is best, with the proof.
 
     Equally good shapes are told apart by the rank that ``W`` can have as a matrix (the greatest first, see the
-    package), the multiply-adds of their best evaluation, its largest intermediate, the parameters, the squarest block,
-    the block with the fewest rows.
+    package), the multiply-adds of their best evaluation, its largest intermediate, the parameters, the tallest block
+    (measured: ``kronfx/decisions/tall_blocks.md``).
 
-    Raises SolveError: an argument that is no positive integer, constraints that no block meets, no rates for latency.
+    Raises SolveError: an argument that is no positive integer, constraints that no block meets, no rates for an
+    objective that is a time.
     """
     where = f"{out_features}x{in_features}"
     for name, number in {"out_features": out_features, "in_features": in_features}.items():
@@ -55,23 +54,21 @@ def solve(out_features: int, in_features: int, **wishes: Unpack[SolveKeywords]) 
         feasible=sum(map(len, feasible)),
         out_features=out_features,
         in_features=in_features * taps,
-        evaluation=cheapest(shape, rank, rows, taps, wanted.price(asked)),
+        evaluation=wanted.evaluation(asked, shape, taps),
         measure=options.objective,
         unit=wanted.unit,
         runners_up=tuple(RunnerUp(shape, value) for value, shape in others[: options.runners_up]),
     )
 
 
-Preference = tuple[int, int, int, int, Fraction, int, int]
+Preference = tuple[int, int, int, int, int, int]
 
 
 def preference(shape: KroneckerShape, rank: int, rows: int, taps: int) -> Preference:
     """What tells equally good shapes apart, best first (the order of :func:`solve`)."""
     costs = (work(shape, rank, rows, evaluation, taps) for evaluation in ("a_first", "b_first", "materialize"))
     forward, intermediate = min(map(by_multiply_adds, costs))
-    m2, n2 = shape.block
-    squareness = Fraction(max(m2, n2), min(m2, n2))
-    return -shape.matrix_rank(rank), forward, intermediate, shape.parameters(rank), squareness, m2, n2
+    return -shape.matrix_rank(rank), forward, intermediate, shape.parameters(rank), -shape.m2, shape.n2
 
 
 def shapes(
