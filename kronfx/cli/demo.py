@@ -25,7 +25,7 @@ from kronfx.cli.verb import Answer
 from kronfx.deploy.prove.verify import session
 from kronfx.errors import KronfxError
 from kronfx.progress import bar
-from kronfx.tables import render
+from kronfx.tables import percent, render
 
 EPOCHS, BATCH, LEARNING_RATE, TARGET = 40, 64, 1e-2, 0.7
 BATCH_SIZES = (1, 7, 256)
@@ -149,7 +149,7 @@ def in_onnxruntime(path: Path) -> Predict:
     """An ONNX file as a function of arrays, in stock onnxruntime."""
     opened = session(path, spinning=True)
     name = opened.get_inputs()[0].name
-    return lambda x: opened.run(None, {name: x})[0]  # type: ignore[no-any-return]
+    return lambda x: opened.run(None, {name: x})[0]
 
 
 def latency(predict: Predict, batch: int) -> float:
@@ -181,7 +181,7 @@ def table(title: str, rows: tuple[Row, ...]) -> str:
     headers = ("", "trainable parameters", "test accuracy", "zero blocks", "bytes", "batch 1", "batch 256")
     body = [
         (
-            *(row.name, row.parameters, f"{row.accuracy:.2%}", f"{row.zero_blocks}/{row.blocks}", row.bytes),
+            *(row.name, row.parameters, f"{row.accuracy:.2%}", percent(row.zero_blocks, row.blocks), row.bytes),
             *(f"{time:.0f} us" for time in row.microseconds),
         )
         for row in rows

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -126,9 +127,13 @@ def _rates(text: str) -> Rates:
 
 def _arrays(text: str) -> Mapping[str, Any]:
     """The arrays of an ``.npz`` file by name; nothing is unpickled."""
-    with np.load(text, allow_pickle=False) as arrays:
-        if not isinstance(arrays, Mapping):
-            raise ValueError(f"{text} holds one array without a name; an .npz file has names")
+    try:
+        arrays = np.load(text, allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile):
+        raise ValueError(f"{text} is no .npz file") from None
+    if not isinstance(arrays, Mapping):
+        raise ValueError(f"{text} holds an array without a name, and an .npz file has names")
+    with arrays:
         return dict(arrays)
 
 

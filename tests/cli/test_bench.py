@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx_files import onnx_file, planted
 from shell import kronfx, sentence
@@ -60,16 +61,19 @@ def test_an_example_is_run_in_place_of_random_inputs(tmp_path: Path) -> None:
     assert json.loads(said.out)[0]["cases"] == ["the example"]
 
 
-def test_what_cannot_be_made_has_its_reason(tmp_path: Path) -> None:
-    """onnxruntime's reader of 8-bit files knows no double: its quantizer writes one that does not load."""
-    W = planted(64, 64, (16, 16), 0.9, dtype=np.float64)
-    file = onnx_file(tmp_path / "m.onnx", "double[b, 64] x => double[b, 64] y", "y = MatMul(x, w)", w=W.T)
+def test_what_cannot_be_made_has_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_model: onnx.ModelProto, _path: Path) -> None:
+        raise RuntimeError("no such kernel\nand more")
+
+    monkeypatch.setitem(RIVALS, "int8", broken)
+    file = two_layers(tmp_path / "m.onnx")
     said = kronfx("bench", file, "--rows", "4")
     assert said.code == 0
+    reason = f"export: {file}: onnxruntime cannot quantize it to int8 (RuntimeError: no such kernel); needed a file"
     refused = [line for line in said.out.splitlines() if line.startswith("no ")]
-    assert refused
-    assert all(": export: " in line for line in refused)
-    assert "as it is" in said.out
+    assert [line.partition(": ")[0] for line in refused] == ["no int8", "no kronfx + int8"]
+    assert all(reason in line for line in refused)
+    assert f" {AS_IT_IS} " in said.out
 
 
 def test_a_file_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:

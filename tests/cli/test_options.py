@@ -129,6 +129,7 @@ WRONG = [
     (["solve", "8", "8", "--block", "3xy"], "'y' is no whole number; write M2xN2|N"),
     (["solve", "8", "8", "--padding", "much"], "'much' is no number"),
     (["solve", "8", "8", "--rates", "nowhere.json"], "No such file or directory; write FILE.json"),
+    (["sparsify", "a", "b", "--example-inputs", __file__], "is no .npz file; write FILE.npz"),
     (["plan", "torch:nn", "--overrides", "{"], "is no JSON"),
     (["plan", "torch:nn", "--rank", "4", "--rank", "fc=8"], "4 and fc=8 are one value for all and others by name"),
     (["solve", "8"], "Missing argument 'IN_FEATURES'"),
@@ -154,3 +155,17 @@ def test_without_a_verb_the_help_is_shown() -> None:
     assert answer.code == 0
     assert all(verb.__name__ in answer.out for verb in VERBS)
     assert "Usage: kronfx" in kronfx().out + kronfx().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("kronfx s", ["sparsify", "solve"]),
+        ("kronfx sparsify --lowering ", ["auto", "dense", "blocks", "factors"]),
+        ("kronfx plan m:f --zero-start r", ["residual"]),
+        ("kronfx bench --ro", ["--rows"]),
+    ],
+)
+def test_a_shell_completes(line: str, words: list[str]) -> None:
+    asked = {"_KRONFX_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    assert kronfx(environment=asked).out.split() == words

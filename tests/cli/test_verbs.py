@@ -116,7 +116,7 @@ def test_plan_runs_a_factory_and_says_so(module: str, factory: str, tmp_path: Pa
         (":broken", "raises OSError: no weights here; needed a module that imports and a factory"),
         (":sized", "raises TypeError"),
         (":nowhere", "raises AttributeError"),
-        (":none", "makes a int; needed a torch.nn.Module"),
+        (":none", "makes something of type int; needed a torch.nn.Module"),
         ("_absent:small", "raises ModuleNotFoundError"),
         ("_leaves:small", "raises SystemExit: usage: mine"),
         ("", "needed a module and a factory in it; write package.module:factory"),
