@@ -32,8 +32,11 @@ def fitted_factors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``S [m1, n1], A [r, m1, n1], B [r, m2, n2]`` for ``W [m, n]`` and ``H [n, n]``, from the nearest factors on.
 
-    Takes ``8 n^2`` bytes besides ``H``.
+    Where a block spans all inputs (``n1 = 1``) no sweep is needed: ``B`` alone is multiplied with them. Takes ``8 n^2``
+    bytes besides ``H``.
     """
+    if shape.n1 == 1:
+        return _spanning(W, H, shape, rank)
     S, A, B = kron.nearest_factors(W, shape, rank)
     surplus = shape.n - W.shape[1]
     T = kron.blocks_of(W @ H, shape)  # [m1, n1, m2, n2]
@@ -43,6 +46,13 @@ def fitted_factors(
         B = _B_step(S * A, T, Hp, shape)
         A, B = _balanced(_A_step(S, B, T, Hp, shape), B)
     return S, A, B
+
+
+def _spanning(W: Tensor, H: Tensor, shape: KroneckerShape, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The least error there is: of ``W L``, ``H = L L^T``, the nearest factors ``S, A, B L``."""
+    root = torch.block_diag(torch.linalg.cholesky(H), torch.eye(shape.n - len(H)).to(H))
+    S, A, B = kron.nearest_factors(F.pad(W, (0, shape.n - len(H))) @ root, shape, rank)
+    return S, A, torch.linalg.solve_triangular(root, B, upper=False, left=False)
 
 
 def _B_step(A: Tensor, T: Tensor, Hp: Tensor, shape: KroneckerShape) -> Tensor:
