@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kronfx import kron
-from kronfx.compress.factors import fitted_factors
+from kronfx.compress.factors import fitted_ranks
 from kronfx.compress.fit import DAMPING, MEMORY
 from kronfx.compress.maps import Map
 from kronfx.compress.refit import damped
@@ -20,7 +20,7 @@ from kronfx.records import KroneckerShape, Site
 
 SWEEPS = 2  # of the fit: two more move the error by little
 LARGEST = 2048  # unknowns of a system: higher ranks are not tried
-LEAST = 1e-6  # a share whose logarithm can be added up
+LEAST = 1e-6  # a share whose logarithm is a number
 
 
 class OutputEnergies:
@@ -28,9 +28,10 @@ class OutputEnergies:
     to the outputs, ``H [n, n]`` the moments of what the map gets in the batches.
 
     Exact where a block spans all inputs. Else the factors of the ranks 1, 2, 4 ... are fitted, up to ``LARGEST``
-    unknowns and the parameters of the dense map; between these and ``min(m1 n1, m2 n2)``, which keeps all, the error is
-    drawn as straight lines. Sites are asked for in the order of the maps, of whose sums ``MEMORY`` are kept at once.
-    Of a map that no batch reaches it is the energy of the weight. Raises PruneError.
+    unknowns and the parameters of the dense map; between these the error is taken as a power of the rank, and from the
+    last one to ``min(m1 n1, m2 n2)``, which keeps all, as a straight line. Of a map that no batch reaches it is the
+    energy of the weight. Sites are asked for in the order of the maps, of whose sums ``MEMORY`` are kept at once.
+    Raises PruneError.
     """
 
     measure, spanning = "output energy", True
@@ -63,14 +64,17 @@ def _kept(W: Tensor, H: Tensor, shape: KroneckerShape) -> Sequence[float]:
     """Of one map, rank by rank."""
     if shape.n1 == 1:
         return kron.energy_kept(W @ torch.linalg.cholesky(H), shape).clamp_min(LEAST).tolist()
-    whole = float(((W @ H) * W).sum())
-    errors = {0: 1.0, shape.max_rank: 0.0}
-    for rank in _tried(shape, W.numel()):
-        difference = W - kron.materialize(*fitted_factors(W, H, shape, rank, SWEEPS))[: W.shape[0], : W.shape[1]]
-        errors[rank] = float(((difference @ H) * difference).sum()) / whole if whole else 0.0
-    ranks = sorted(errors)
-    drawn = np.interp(np.arange(1, shape.max_rank + 1), ranks, [errors[rank] for rank in ranks])
-    kept: list[float] = np.clip(1 - drawn, LEAST, 1).tolist()
+    whole, tried = float(((W @ H) * W).sum()), _tried(shape, W.numel())
+    if not whole or not tried:
+        return [1.0] * shape.max_rank
+    errors = []
+    for factors in fitted_ranks(W, H, shape, tried, SWEEPS):
+        difference = W - kron.materialize(*factors)[: W.shape[0], : W.shape[1]]
+        errors.append(max(LEAST, float(((difference @ H) * difference).sum()) / whole))
+    ranks, last = np.arange(1, shape.max_rank + 1), tried[-1]
+    between = np.exp(np.interp(np.log(ranks), np.log(tried), np.log(errors)))
+    beyond = np.interp(ranks, (last, shape.max_rank), (errors[-1], 0.0))
+    kept: list[float] = np.clip(1 - np.where(ranks < last, between, beyond), LEAST, 1).tolist()
     return kept
 
 
@@ -78,4 +82,4 @@ def _tried(shape: KroneckerShape, dense: int) -> list[int]:
     """The ranks 1, 2, 4 ... and the last one that is smaller than dense, where that is not too large."""
     last = min((dense - shape.blocks) // (shape.blocks + shape.m2 * shape.n2), LARGEST // max(shape.n1, shape.n2))
     last = min(max(last, 1), shape.max_rank - 1)
-    return sorted({*(2**k for k in range(last.bit_length()) if last), *([last] if last else [])})
+    return sorted({2**k for k in range(last.bit_length())} | {last}) if last else []
