@@ -21,6 +21,7 @@ from kronfx.compress import PruneKeywords, PruneOptions, RecoverKeywords, Recove
 from kronfx.deploy.options import ExportKeywords, ExportOptions, SparsifyKeywords, SparsifyOptions
 from kronfx.options import about, keywords, option, settle
 from kronfx.planner import PlanKeywords, PlanOptions
+from kronfx.solver import SolveKeywords, SolveOptions
 
 VERBS: dict[Callable[..., Any], tuple[type, type, list[str]]] = {
     kx.plan: (PlanOptions, PlanKeywords, ["model"]),
@@ -29,6 +30,7 @@ VERBS: dict[Callable[..., Any], tuple[type, type, list[str]]] = {
     kx.recover: (RecoverOptions, RecoverKeywords, ["model", "teacher", "batches"]),
     kx.export_onnx: (ExportOptions, ExportKeywords, ["model", "path", "example_inputs"]),
     kx.sparsify_onnx: (SparsifyOptions, SparsifyKeywords, ["src", "dst"]),
+    kx.solve: (SolveOptions, SolveKeywords, ["out_features", "in_features"]),
 }
 CASES = [pytest.param(verb, *case, id=verb.__name__) for verb, case in VERBS.items()]
 

@@ -86,7 +86,7 @@ def source(workload: Workload, zero: float, block: int, folder: Path) -> Source:
     """The one that all variants start from; it lies in the folder until the next one takes its place."""
     torch.manual_seed(0)
     model = workload.build().eval()
-    removed = zero_blocks(model, block, zero)
+    removed = zero_blocks(model, (block, block), zero)
     dense = export_dense(model, workload, folder / "dense.onnx")
     int8, int4 = folder / "dense int8.onnx", folder / "dense int4.onnx"
     return Source(model, removed, dense, quantized(dense, int8), four_bits(dense, int4))
@@ -124,10 +124,10 @@ def _factored(case: Case, rank: int, start: Source, folder: Path) -> Iterator[Fi
 
     Nothing where no map can be cut into such blocks.
     """
-    weights, area = maps(start.model, case.block), case.block**2
+    block, area = (case.block, case.block), case.block**2
+    weights = maps(start.model, block)
     if not weights:
         return
-    block = (case.block, case.block)
     options = {"block": block, "rank": rank, "rows": case.rows}
     model = kx.factorize(start.model, include=list(weights), zero_start=None, **options).eval()  # zeros cost nothing
     removed = sum(W.numel() - rank * (W.numel() // area + area) for W in weights.values())

@@ -5,6 +5,7 @@ and their dense ONNX files by plain ``torch.onnx.export``. Nothing here knows kr
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,9 +53,9 @@ class Workload:
 class Encoder(nn.Module):
     """The encoder of a BERT as wide as the base one, 4 layers deep, ``[batch, sequence, 768]`` in and out."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int = 4) -> None:
         super().__init__()
-        config = transformers.BertConfig(attn_implementation="sdpa", **WIDE)
+        config = transformers.BertConfig(attn_implementation="sdpa", **{**WIDE, "num_hidden_layers": layers})
         self.encoder = transformers.BertModel(config, add_pooling_layer=False).encoder
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,26 +101,26 @@ GPT2 = Workload("gpt2", Decoder, {(1, 1, 768): 1}, ("batch", "sequence"))
 LENET = Workload("lenet5", lenet5, {(1, 1, 28, 28): 1, (32, 1, 28, 28): 32})
 
 
-def maps(model: nn.Module, block: int) -> dict[str, Tensor]:
-    """The weights ``W [m, n]`` of the linear maps by name, views of the model's own, that square blocks tile."""
+def maps(model: nn.Module, block: tuple[int, int]) -> dict[str, Tensor]:
+    """The weights ``W [m, n]`` of the linear maps by name, views of the model's own, that blocks ``(m2, n2)`` tile."""
     weights = {
         name: module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
-    return {name: W for name, W in weights.items() if not (W.shape[0] % block or W.shape[1] % block)}
+    return {name: W for name, W in weights.items() if not (W.shape[0] % block[0] or W.shape[1] % block[1])}
 
 
-def zero_blocks(model: nn.Module, block: int, share: float) -> int:
+def zero_blocks(model: nn.Module, block: tuple[int, int], share: float) -> int:
     """Set that share of the blocks of every linear map to zero, at random; returns the number of entries it was."""
     removed = 0
     for W in maps(model, block).values():
-        m1, n1 = W.shape[0] // block, W.shape[1] // block
+        m1, n1 = W.shape[0] // block[0], W.shape[1] // block[1]
         count = round(share * m1 * n1)
         mask = torch.ones(m1 * n1)
         mask[torch.randperm(m1 * n1)[:count]] = 0
-        W *= torch.kron(mask.reshape(m1, n1), torch.ones(block, block))
-        removed += count * block * block
+        W *= torch.kron(mask.reshape(m1, n1), torch.ones(block))
+        removed += count * math.prod(block)
     return removed
 
 
