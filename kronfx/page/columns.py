@@ -51,19 +51,25 @@ def counts(value: float) -> str:
 
 def milliseconds(value: float) -> str:
     """Seconds, in ms."""
-    return f"{1e3 * value:,.3g}"
+    return f"{1e3 * value:,.0f}" if value >= 1 else f"{1e3 * value:.3g}"
+
+
+def _kept(sheet: Sheet) -> float | None:
+    """By bytes where these are known."""
+    known = sheet.bytes is not None
+    return share(sheet.bytes, sheet.dense_bytes) if known else share(sheet.stored or None, sheet.dense)
 
 
 COLUMNS = (
     Column("layer", "the name of the weight's owner", lambda s: s.site),
     Column("state", "planned, factored, folded, dense, or in an ONNX file", lambda s: s.state),
     Column("m × n", "outputs × inputs of W", lambda s: f"{s.m:,} × {s.n:,}"),
-    Column("grid", "block rows × block columns", lambda s: s.shape and f"{s.shape.m1} × {s.shape.n1}"),
-    Column("block", "outputs × inputs of a block", lambda s: s.shape and f"{s.shape.m2} × {s.shape.n2}"),
+    Column("grid", "block rows × block columns", lambda s: f"{s.shape.m1} × {s.shape.n1}" if s.shape else None),
+    Column("block", "outputs × inputs of a block", lambda s: f"{s.shape.m2} × {s.shape.n2}" if s.shape else None),
     Column("rank", "Kronecker products in the sum", lambda s: s.rank, counts),
     Column("runs as", "the evaluation, or the lowering in the file", lambda s: s.runs_as),
     Column("entries", "numbers kept of the weight", lambda s: s.stored or None, counts),
-    Column("of dense", "entries kept / entries of the dense weight", lambda s: share(s.stored, s.dense), percents),
+    Column("of dense", "what is kept / what the dense weight has", _kept, percents),
     Column("bytes", "size in the file, the bias aside", lambda s: s.bytes, counts),
     Column("zero blocks", "share of the blocks of W that are exactly zero", lambda s: share(s.zero_blocks, s.blocks),
            percents),
@@ -84,7 +90,7 @@ def cells(column: Column, sheet: Sheet, before: Sheet | None) -> Cell:
     now, was = column.value(sheet), None if before is None or column.heading == "layer" else column.value(before)
     text = _said(column, now)
     earlier = _said(column, was)
-    return Cell(text, earlier if earlier != text else "", "" if now is None else str(now))
+    return Cell(text, earlier if text and earlier != text else "", "" if now is None else str(now))
 
 
 def _said(column: Column, value: Value) -> str:

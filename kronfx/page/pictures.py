@@ -17,7 +17,7 @@ _PICTURES = 8  # that a factored layer has: its map, S, and a few terms of A and
 
 
 def cells_a_side(layers: int) -> int:
-    """How finely the pictures of so many layers may be drawn: 64 cells a side up to 96 layers, 28 for 500."""
+    """How finely the pictures of so many layers may be drawn: 64 cells a side up to 70 layers, 24 for 500."""
     return int(np.clip(np.sqrt(BYTES * 3 / 4 / _PICTURES / max(layers, 1)), COARSEST, FINEST))
 
 
@@ -34,9 +34,9 @@ def picture(name: str, matrix: Floats, side: int, signed: bool = False) -> Pictu
 
 
 def block_map(norms: Floats, side: int) -> BlockMap:
-    """``norms [m1, n1]``, exactly zero where a block is; a stack's are one below the other."""
+    """``norms [m1, n1]``, exactly zero where a block is; a stack's are one below the other. Twice as fine as others."""
     norms = np.asarray(norms, np.float64)
-    drawn = picture("norms of blocks", norms, side)
+    drawn = picture("norms of blocks", norms, min(2 * side, FINEST))
     rows, columns = _sums(norms, 1, drawn.height), _sums(norms, 0, drawn.width)
     return BlockMap(drawn, rows, columns)
 

@@ -61,6 +61,6 @@ def _detail(sheet: Sheet) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _vega() -> str:
-    """Vega and Vega-Lite as one script, fit to stand inside an HTML page."""
-    script: str = vl_convert.javascript_bundle("window.vega = vega; window.vegaLite = vegaLite;")
+    """Vega, Vega-Lite and Vega-Embed as one script, fit to stand inside an HTML page."""
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return script.replace("</script", "<\\/script")

@@ -27,12 +27,12 @@ def gains(sheets: Sequence[Sheet]) -> tuple[Gain, ...]:
     found = []
     if sheets and any(sheet.stored for sheet in sheets):
         found.append(Gain("entries of the weights", "", sum(s.stored for s in sheets), sum(s.dense for s in sheets)))
-    works = [(sheet.work, sheet.dense_work) for sheet in sheets if sheet.work is not None and sheet.dense_work]
-    if works and len(works) == len(sheets):
-        found.append(Gain("multiply-adds a row", "", *(float(sum(column)) for column in zip(*works))))
-    counted = [(s.zero_blocks, s.blocks) for s in sheets if s.zero_blocks is not None and s.blocks]
+    works = [(sheet.work, sheet.dense_work) for sheet in sheets]
+    if works and all(None not in pair for pair in works):
+        found.append(Gain("multiply-adds a row", "", *(sum(side or 0 for side in column) for column in zip(*works))))
+    counted = [sheet for sheet in sheets if sheet.zero_blocks is not None and sheet.blocks]
     if counted:
-        zero, blocks = (sum(column) for column in zip(*counted))
+        zero, blocks = sum(s.zero_blocks or 0 for s in counted), sum(s.blocks or 0 for s in counted)
         found.append(Gain("zero blocks", "share", zero / blocks))
     return tuple(found)
 

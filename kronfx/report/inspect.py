@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from kronfx import deploy
-from kronfx.errors import InspectError
+from kronfx import deploy, price
+from kronfx.errors import InspectError, KronfxError
 from kronfx.files import PathLike
 from kronfx.graph.discover import discover
-from kronfx.layers import FOLDED, folded_layers, full_precision, kronecker_layers
+from kronfx.layers import FOLDED, KroneckerConv, folded_layers, full_precision, kronecker_layers
 from kronfx.page import Gain, Page, gains
 from kronfx.records import PRUNED, Plan, Pruned
 from kronfx.report.curves import curves_of
@@ -22,6 +22,8 @@ from kronfx.report.sheets import of_model, proof, sheet
 from kronfx.train import History
 
 Subject = nn.Module | Plan | deploy.ExportReport | PathLike
+
+ROWS = 512  # where nothing says how many: what a plan expects
 
 
 @full_precision()
@@ -67,6 +69,7 @@ def _of_plan(plan: Plan) -> Report:
             c.parameters,
             stack=c.site.stack,
             predicted=c.seconds,
+            gain=price.gain(c.shape, plan.rows) if c.site.taps == c.site.stack == 1 else None,
         )
         for c in plan.choices
     )
@@ -74,7 +77,8 @@ def _of_plan(plan: Plan) -> Report:
     summed = gains(sheets)
     if plan.model_parameters:
         summed = (Gain("parameters of the model", "", plan.planned_parameters, plan.model_parameters), *summed)
-    page = Page("plan", "plan", sheets, summed, refusals=plan.refusals, notes=plan.notes, command=_command("plan"))
+    title = f"Plan of {len(plan.sites)} layers"
+    page = Page(title, "plan", sheets, summed, refusals=plan.refusals, notes=plan.notes, command=_command("plan"))
     return Report("plan", layers, plan.refusals, page=page)
 
 
@@ -94,6 +98,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.energy,
             layer.predicted_seconds,
             layer.measured_seconds,
+            None if layer.stack or isinstance(layer, KroneckerConv) else price.gain(layer.grid, ROWS),
         )
         for name, layer in kronecker_layers(model).items()
     ]
@@ -149,7 +154,11 @@ def _entries(layer: deploy.ExportedLayer) -> int:
 
 def _of_onnx(path: Path) -> Report:
     summary = deploy.read(path)
-    return _of_file(path, summary.layers, summary.bytes, deploy.page_of_file(summary))
+    try:
+        page = deploy.page_of_file(summary, deploy.forecast(path))
+    except KronfxError as refused:  # whose weights kronfx cannot look into
+        page = replace(deploy.page_of_file(summary, None), notes=(str(refused),))
+    return _of_file(path, summary.layers, summary.bytes, page)
 
 
 def _of_export(report: deploy.ExportReport) -> Report:

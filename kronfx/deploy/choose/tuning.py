@@ -18,10 +18,10 @@ from kronfx.deploy.choose.one_layer import alone
 from kronfx.deploy.choose.reasons import as_a_whole
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.lower.lowerings import LOWERINGS, refusals
-from kronfx.deploy.lower.lowerings.price import NODE
 from kronfx.deploy.options import Options
 from kronfx.deploy.records.timings import Timing, Timings, timings_of
 from kronfx.page import Lap
+from kronfx.price import NODE
 from kronfx.records import Lowering
 
 Name = TypeVar("Name", bound=Hashable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from kronfx.page import Gain, Page, Sheet, gains
 from kronfx.records import KroneckerShape, Refusal
 
 if TYPE_CHECKING:
+    from kronfx.deploy.records.forecast import Forecast
     from kronfx.deploy.records.report import ExportedLayer, ExportReport, OnnxSummary
 
 
@@ -31,12 +33,27 @@ def page_of_export(report: ExportReport) -> Page:
     )
 
 
-def page_of_file(summary: OnnxSummary) -> Page:
-    """The linear maps of a file."""
-    sheets, name = tuple(map(_sheet, summary.layers)), Path(summary.path).name
+def page_of_file(summary: OnnxSummary, expected: Forecast | None) -> Page:
+    """The linear maps of a file as they are; of one that somebody else wrote, what would become of them."""
+    sheets, name, notes = tuple(map(_sheet, summary.layers)), Path(summary.path).name, ()
+    if expected is not None and not expected.ours:
+        sheets, notes = tuple(map(_as_it_is, expected.layers)), (expected.verdict,)
+    elif expected is not None:
+        maps = {(layer.site, layer.block): layer.map for layer in expected.layers}
+        sheets = tuple(replace(sheet, map=maps.get((sheet.site, _block(sheet)))) for sheet in sheets)
     size = Gain("file", "bytes", summary.bytes)
     command = f'kx.inspect("{name}").to_html("report.html")'
-    return Page(name, "ONNX file", sheets, gains=(size, *gains(sheets)), command=command)
+    return Page(name, "ONNX file", sheets, gains=(size, *gains(sheets)), notes=notes, command=command)
+
+
+def _as_it_is(layer: ExportedLayer) -> Sheet:
+    """Before anything is done to it."""
+    now = replace(layer, lowering="dense", bytes=layer.dense_bytes)
+    return replace(_sheet(now), why=f"dense in this file; kx.sparsify_onnx would make it {layer.lowering}: {layer.why}")
+
+
+def _block(sheet: Sheet) -> tuple[int, int] | None:
+    return None if sheet.shape is None else sheet.shape.block
 
 
 def _sheet(layer: ExportedLayer) -> Sheet:

@@ -106,7 +106,7 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return _bare(self, self.layers)
+        return bare(self, self.layers)
 
     def to_html(self, path: PathLike) -> Path:
         """Write one self-contained page to look into; returns its path. Raises InspectError."""
@@ -154,13 +154,13 @@ class OnnxSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return _bare(self, self.layers)
+        return bare(self, self.layers)
 
     def __str__(self) -> str:
         return layer_table(f"{self.path}: {self.bytes:,} bytes, written by {self.producer or '?'}", self.layers)
 
 
-def _bare(record: ExportReport | OnnxSummary, layers: tuple[ExportedLayer, ...]) -> dict[str, Any]:
+def bare(record: Any, layers: tuple[ExportedLayer, ...]) -> dict[str, Any]:
     """A record without what is for the page only."""
     data = asdict(replace(record, layers=tuple(replace(layer, laps=(), map=None) for layer in layers)))
     for layer in data["layers"]:

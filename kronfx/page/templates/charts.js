@@ -11,12 +11,10 @@ const charts = (() => {
     text: { fill: "var(--ink)" }, legend: { labelColor: "var(--ink)", titleColor: "var(--soft)" },
   };
 
-  const draw = (element, spec) => {
-    const view = new vega.View(vega.parse(vegaLite.compile({ ...spec, config }).spec), { renderer: "svg" });
-    element.replaceChildren();
-    view.initialize(element).run();
-    return view;
-  };
+  const draw = (element, spec) => vegaEmbed(element, spec, { mode: "vega-lite", renderer: "svg", actions: false, config }).then((drawn) => {
+    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0; // whoever scrolls by keyboard
+    return drawn;
+  });
 
   // The cells of a picture: base64 of one byte each, with the rows and columns that each covers.
   const cells = (picture) => {
@@ -35,7 +33,7 @@ const charts = (() => {
   const number = (value) => value === 0 ? "0" : Math.abs(value) >= 1e4 || Math.abs(value) < 1e-2 ? value.toExponential(2) : String(+value.toPrecision(3));
   const across = (field, domain, title, options = {}) => ({ field, type: "quantitative", scale: { domain, nice: false, zero: false, ...options.scale },
     axis: options.axis === null ? null : { title, grid: false, tickCount: 5, format: "d", ...options.axis } });
-  const shade = { field: "v", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0.15, 1] } };
+  const shade = { field: "v", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0.3, 1] } };
 
   // The norms of the blocks, with the sums of its rows and columns at the edges.
   const blockMap = (element, map, width) => {
@@ -48,7 +46,6 @@ const charts = (() => {
       const at = cuts(length, numbers.length);
       return numbers.map((sum, i) => ({ a: at[i], a2: at[i + 1], sum, said: `${span(at[i], at[i + 1], word)}: sum of norms ${number(sum)}` }));
     };
-    const bar = { type: "bar", color: "var(--accent)", fillOpacity: 0.75, tooltip: { content: "data" } };
     draw(element, {
       spacing: 4, vconcat: [
         { width: wide, height: edge, data: { values: sums(map.column_sums, norms.columns, "column") }, mark: { type: "rect", color: "var(--accent)", opacity: 0.7 },
@@ -78,7 +75,8 @@ const charts = (() => {
         const size = { width: Math.max(24, Math.min(side, side / ratio)), height: Math.max(24, Math.min(side, side * ratio)) };
         const values = cells(picture).map((cell) => ({ ...cell, size: Math.abs(cell.v), said: `${span(cell.y, cell.y2, "row")}, ${span(cell.x, cell.x2, "column")}: ${number(cell.v * picture.top)}` }));
         return { ...size, title: { text: `${picture.name}  ${picture.rows} × ${picture.columns}`, subtitle: `±${number(picture.top)}`, subtitleColor: "var(--soft)" }, data: { values }, mark: "rect",
-          encoding: { x: across("x", [0, picture.columns], null, { axis: { tickCount: 2 } }), x2: { field: "x2" }, y: across("y", [0, picture.rows], null, { axis: { tickCount: 2 }, scale: { reverse: true } }), y2: { field: "y2" },
+          encoding: { x: across("x", [0, picture.columns], picture.name[0] === "B" ? "k" : "j", { axis: { tickCount: 2 } }), x2: { field: "x2" },
+            y: across("y", [0, picture.rows], picture.name[0] === "B" ? "q" : "p", { axis: { tickCount: 2, titleAngle: 0 }, scale: { reverse: true } }), y2: { field: "y2" },
             color: { condition: { test: "datum.v < 0", value: "var(--minus)" }, value: "var(--plus)" },
             opacity: { field: "size", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0, 1] } }, tooltip: { field: "said" } } };
       }),
@@ -90,7 +88,10 @@ const charts = (() => {
     const xs = drawing.boxes.map((box) => box.x), low = Math.min(...xs), high = Math.max(...xs), rows = Math.max(...drawing.boxes.map((box) => box.y));
     const across = Math.min(150, (width - 90) / Math.max(1, high - low)), down = 74, [w, h] = [82, 28];
     const at = Object.fromEntries(drawing.boxes.map((box) => [box.name, { x: (box.x - low) * across + w / 2 + 2, y: box.y * down + h / 2 + 2 }]));
-    const edges = drawing.wires.map(([from, to, shape]) => ({ x: at[from].x, y: at[from].y + h / 2, x2: at[to].x, y2: at[to].y - h / 2 - 5, mx: (at[from].x + at[to].x) / 2, my: (at[from].y + at[to].y) / 2, shape }));
+    const edges = drawing.wires.map(([from, to, shape]) => {
+      const mx = (at[from].x + at[to].x) / 2, my = (at[from].y + at[to].y) / 2, half = 3.2 * shape.length + 2;
+      return { x: at[from].x, y: at[from].y + h / 2, x2: at[to].x, y2: at[to].y - h / 2 - 5, mx, my, l: mx - half, r: mx + half, t: my - 8, b: my + 8, shape };
+    });
     const boxes = drawing.boxes.map((box) => ({ name: box.name, x: at[box.name].x - w / 2, x2: at[box.name].x + w / 2, y: at[box.name].y - h / 2, y2: at[box.name].y + h / 2, cx: at[box.name].x, cy: at[box.name].y, operation: /^(MatMul|Mul|Gather)/.test(box.name) }));
     const size = { width: (high - low) * across + w + 4, height: rows * down + h + 4 };
     const place = (field, of) => ({ field, type: "quantitative", axis: null, scale: { domain: [0, of], nice: false, ...(of === size.height ? { reverse: true } : {}) } });
@@ -100,14 +101,14 @@ const charts = (() => {
       { data: { values: edges }, mark: { type: "point", shape: "triangle-down", filled: true, size: 36, color: "var(--soft)", opacity: 1 }, encoding: { x: x("x2"), y: y("y2") } },
       { data: { values: boxes }, mark: { type: "rect", cornerRadius: 6, fill: "var(--card)", strokeWidth: 1.2 }, encoding: { x: x("x"), x2: { field: "x2" }, y: y("y"), y2: { field: "y2" }, stroke: { condition: { test: "datum.operation", value: "var(--accent)" }, value: "var(--soft)" } } },
       { data: { values: boxes }, mark: { type: "text", fontSize: 12 }, encoding: { x: x("cx"), y: y("cy"), text: { field: "name" } } },
-      { data: { values: edges }, mark: { type: "text", fontSize: 11, stroke: "var(--paper)", strokeWidth: 5, strokeJoin: "round", fill: "var(--paper)" }, encoding: { x: x("mx"), y: y("my"), text: { field: "shape" } } },
+      { data: { values: edges }, mark: { type: "rect", fill: "var(--paper)", opacity: 1 }, encoding: { x: x("l"), x2: { field: "r" }, y: y("t"), y2: { field: "b" } } },
       { data: { values: edges }, mark: { type: "text", fontSize: 11, fill: "var(--soft)" }, encoding: { x: x("mx"), y: y("my"), text: { field: "shape" } } },
     ] });
   };
 
   // What raced: a bar a way and a number of rows.
   const race = (element, laps, winner, width) => draw(element, {
-    width: width - 150, height: { step: 20 }, data: { values: laps.map((lap) => ({ ...lap, ms: lap.seconds * 1e3, at: `${lap.rows} row${lap.rows === 1 ? "" : "s"}`, won: lap.way === winner })) },
+    data: { values: laps.map((lap) => ({ ...lap, ms: lap.seconds * 1e3, at: `${lap.rows} row${lap.rows === 1 ? "" : "s"}`, won: lap.way === winner })) },
     facet: { row: { field: "at", sort: null, header: { title: null, labelAngle: 0, labelAlign: "left", labelColor: "var(--soft)" } } },
     spec: { width: Math.max(120, width - 210), height: { step: 20 }, encoding: { y: { field: "way", type: "nominal", sort: null, axis: { title: null, domain: false, ticks: false, labelColor: "var(--ink)" } } }, layer: [
       { mark: { type: "bar", height: 13 }, encoding: { x: { field: "ms", type: "quantitative", axis: { title: "milliseconds, median", tickCount: 4 } }, color: { condition: { test: "datum.won", value: "var(--accent)" }, value: "var(--c0)" } } },
@@ -127,14 +128,13 @@ const charts = (() => {
 
   // The network in order: a bar a layer, and what was before as an outline.
   const network = (element, values, title, colours, width, open) => {
-    const room = width - 70, step = Math.max(3, room / values.length), share = values.every((value) => value.is_share);
+    const room = width - 70, step = Math.min(56, Math.max(2, room / values.length)), share = values.every((value) => value.is_share);
     const x = { field: "place", type: "ordinal", axis: { title: "layers, from input to output", labels: false, ticks: false }, scale: { paddingInner: values.length > 150 ? 0 : 0.15, paddingOuter: 0 } };
     const y = (field) => ({ field, type: "quantitative", axis: { title, format: share ? "%" : "~s", tickCount: 4 }, scale: { domainMin: 0 } });
-    const view = draw(element, { width: Math.max(room, step * values.length), height: 150, data: { values }, encoding: { x, tooltip: { field: "said" } }, layer: [
+    draw(element, { width: step * values.length, height: 150, data: { values }, encoding: { x, tooltip: { field: "said" } }, layer: [
       ...(values.some((value) => value.before != null) ? [{ mark: { type: "bar", color: "var(--zero)", cursor: "pointer" }, encoding: { y: y("before") } }] : []),
       { mark: { type: "bar", cursor: "pointer", minBandSize: 1 }, encoding: { y: y("value"), color: { field: "way", type: "nominal", legend: null, scale: { domain: Object.keys(colours), range: Object.values(colours) } } } },
-    ] });
-    view.addEventListener("click", (_, item) => item && item.datum && item.datum.place !== undefined && open(item.datum.place));
+    ] }).then(({ view }) => view.addEventListener("click", (_, item) => item?.datum?.place !== undefined && open(item.datum.place)));
   };
 
   return { blockMap, factors, graph, race, lines, network, number };

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
-  const data = JSON.parse($("data").textContent), { layers, before } = data;
+  const data = JSON.parse($("data").textContent), { layers } = data, before = new Map(Object.entries(data.before));
   const make = (tag, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(tag), properties);
     element.append(...children.filter((child) => child !== null && child !== undefined));
@@ -32,7 +32,7 @@
   const drawNetwork = () => {
     const { of, title, share } = METRICS[metric], element = $("network");
     const whole = layers.reduce((sum, layer) => sum + (of(layer) || 0), 0) || 1;
-    const was = layers.map((layer) => before[layer.site] && of(before[layer.site]));
+    const was = layers.map((layer) => before.has(layer.site) ? of(before.get(layer.site)) : undefined);
     const scale = share ? 1 : was.some((value) => value !== undefined) ? was.reduce((sum, value) => sum + (value || 0), 0) || whole : whole;
     const values = layers.map((layer, place) => {
       const value = of(layer);
@@ -49,12 +49,13 @@
   const curve = (curves, title, format, strong, words) => {
     const chart = make("div", { className: "chart", role: "img", ariaLabel: words });
     training.append(make("figure", {}, chart, make("figcaption", {}, `${words} `, make("code", {}, "kx.train.History(path).lines()"))));
-    charts.lines(chart, curves, title, format, chart.clientWidth, strong);
+    return () => charts.lines(chart, curves, title, format, chart.clientWidth, strong);
   };
   if (training) {
     const last = data.curves[0].points.at(-1);
-    curve(data.curves, "zero blocks", "%", "all layers", `Share of zero groups over the steps: all layers together (strong) and each; ${percent(last[1])} at step ${last[0]}.`);
-    for (const figure of data.figures) curve([figure], figure.name, "~g", figure.name, `${figure.name} over the steps, ${charts.number(figure.points.at(-1)[1])} at the end.`);
+    const drawn = [curve(data.curves, "zero blocks", "%", "all layers", `Share of zero groups over the steps: all layers together (strong) and each; ${percent(last[1])} at step ${last[0]}.`)];
+    for (const figure of data.figures) drawn.push(curve([figure], figure.name, ".3~g", figure.name, `${figure.name} over the steps, ${charts.number(figure.points.at(-1)[1])} at the end.`));
+    for (const draw of drawn) draw(); // once all have their places
   }
 
   // The table: sort, filter, search.
@@ -123,7 +124,7 @@
     const zeros = layer.blocks ? `${percent((layer.zero_blocks || 0) / layer.blocks)} of ${counted(layer.blocks)} blocks are exactly zero. ` : "";
     const scaled = whole ? "" : `Drawn at ${norms.height} × ${norms.width} cells, each the root mean square of those it covers, grey where all are zero. `;
     figure(`Block map${when}: norms of ${norms.rows} by ${norms.columns} blocks, the largest ${charts.number(norms.top)}. ${zeros}`,
-      [swatch("var(--zero)", "exactly zero"), swatch("linear-gradient(90deg, color-mix(in srgb, var(--accent) 15%, transparent), var(--accent))", `norm up to ${charts.number(norms.top)}`, true), zeros, scaled, "At the edges: sums of norms."],
+      [swatch("var(--zero)", "exactly zero"), swatch("linear-gradient(90deg, color-mix(in srgb, var(--accent) 30%, transparent), var(--accent))", `norm up to ${charts.number(norms.top)}`, true), zeros, scaled, "At the edges: sums of norms."],
       command, (chart, width) => charts.blockMap(chart, layer.map, width));
   };
   const timed = (layer) => {
@@ -137,7 +138,7 @@
 
   const show = (index) => {
     shown = index;
-    const layer = layers[index], earlier = before[layer.site];
+    const layer = layers[index], earlier = before.get(layer.site);
     $("panel-title").textContent = layer.site;
     $("previous").disabled = index === 0;
     $("next").disabled = index === layers.length - 1;
@@ -162,7 +163,7 @@
       heading("Factors");
       const reduced = owner.factors.some((picture) => picture.height < picture.rows || picture.width < picture.columns);
       figure(`Pictures of ${owner.factors.map((picture) => picture.name).join(", ")}: signed entries, each on its own scale.`,
-        [swatch("var(--plus)", "positive"), swatch("var(--minus)", "negative"), `Stronger is larger, each on its own scale. ${owner.rank > 3 ? `The first 3 of ${owner.rank} terms. ` : ""}${reduced ? "Cells are means where there are more entries than cells." : ""}`],
+        [swatch("var(--plus)", "positive"), swatch("var(--minus)", "negative"), `Stronger is larger, each on its own scale; block row p and column j, row q and column k of a block. ${owner.rank > 3 ? `The first 3 of ${owner.rank} terms. ` : ""}${reduced ? "Cells are means where there are more entries than cells." : ""}`],
         `kx.factors(model)[${JSON.stringify(owner.site)}]`, (chart, width) => charts.factors(chart, owner.factors, width));
     }
     if (layer.why || layer.laps) {
