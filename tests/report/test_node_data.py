@@ -11,6 +11,7 @@ import pytest
 import torch
 from models import folded
 from onnx_files import onnx_file, planted
+from shell import kronfx
 from torch import nn
 
 import kronfx as kx
@@ -91,6 +92,10 @@ def test_a_file_of_anybodys_has_what_is_known_of_it(tmp_path: Path) -> None:
     weights = {name: planted(64, 64, (8, 8), seed=seed) for seed, name in enumerate("uv")}
     src = onnx_file(tmp_path / "m.onnx", "float[r, 64] x => float[r, 64] y", *nodes, **weights)
     files = kx.inspect(src).to_model_explorer(tmp_path)
+    assert kronfx("inspect", src, "--node-data", tmp_path / "again").code == 0
+    assert {file.name: file.read_text() for file in files} == {
+        file.name: file.read_text() for file in (tmp_path / "again").iterdir()
+    }
     data = json.loads((tmp_path / "bytes.json").read_text())[onnx.load(src).graph.name]
     assert tmp_path / "bytes.json" in files
     assert [result["value"] for result in data["results"].values()] == [64 * 64 * 4] * 2
