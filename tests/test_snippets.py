@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from snippets import PAGES, ROOT, Snippet, fenced, indented, is_python
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from trainers import QUIET, Regression, batches, lightning_module, loader, rows, training_arguments
 
@@ -53,15 +54,27 @@ def candidates(_: Path) -> World:
     return {**known, "PatternSelection": kx.train.PatternSelection}
 
 
+class Logits(Regression):
+    """One that answers by name, with labels or without, as transformers' models do."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.network(x)
+        return {"logits": logits} if labels is None else {"loss": F.mse_loss(logits, labels), "logits": logits}
+
+
 def in_transformers(folder: Path) -> World:
     trainer = pytest.importorskip("transformers").Trainer
+    from kronfx.train.callbacks.transformers import RecoverCallback
+
     arguments = training_arguments(folder, max_steps=20, logging_steps=20, save_strategy="no")
     return {
         "kx": kx,
         "Trainer": trainer,
-        "model": Regression(dense(256)),
+        "model": Logits(dense(256)),
         "arguments": arguments,
         "data": rows(batches(20)),
+        "batches": [x for x, _ in batches(8)],
+        "RecoverCallback": RecoverCallback,
     }
 
 

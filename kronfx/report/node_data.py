@@ -60,6 +60,11 @@ QUANTITIES = (
 )
 
 
+def _short(value: float) -> float:
+    """Counts as they are, all else in four digits: viewers print what they get."""
+    return value if isinstance(value, int) else float(f"{value:.4g}")
+
+
 def node_data(path: Path | None, sheets: Sequence[Sheet], folder: PathLike) -> tuple[Path, ...]:
     """Write a file of each quantity that any layer has; returns their paths. Raises InspectError."""
     if path is None:
@@ -76,7 +81,7 @@ def node_data(path: Path | None, sheets: Sequence[Sheet], folder: PathLike) -> t
     written = []
     for quantity in QUANTITIES:
         known = {sheet.site: value for sheet in sheets if (value := quantity.of(sheet)) is not None}
-        results = {places.nodes[site]: {"value": value} for site, value in known.items() if site in places.nodes}
+        results = {places.nodes[site]: {"value": _short(v)} for site, v in known.items() if site in places.nodes}
         if results:
             data = {"name": f"{quantity.name} ({quantity.unit})", "results": results, "gradient": GRADIENT}
             text = json.dumps({places.graph: data}, indent=1)

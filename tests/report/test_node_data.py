@@ -17,6 +17,7 @@ from torch import nn
 import kronfx as kx
 
 GRAPH = "main_graph"
+DIGITS = 5e-4  # values are written in four
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +58,11 @@ def test_values_land_on_the_nodes_that_are_the_layers(report: kx.ExportReport, t
         inside = f"{GRAPH}/{layer.site}"
         (node,) = {key for part in parts.values() for key in part.results if shown[key].namespace == inside}
         assert shown[node].label in ("MatMul", "Gemm")
-        assert values(parts["zero_blocks"])[node] == pytest.approx(100 * layer.zero_blocks / layer.blocks)
+        assert values(parts["zero_blocks"])[node] == pytest.approx(100 * layer.zero_blocks / layer.blocks, rel=DIGITS)
         assert values(parts["bytes"])[node] == layer.bytes
         taken = {t.lowering: t.seconds for t in report.timings.entries if t.layer.startswith(f"{layer.m}x{layer.n}")}
-        assert values(parts["milliseconds"])[node] == pytest.approx(1e3 * taken[layer.lowering])
-        assert values(parts["times_faster"])[node] == pytest.approx(taken["dense"] / taken[layer.lowering])
+        assert values(parts["milliseconds"])[node] == pytest.approx(1e3 * taken[layer.lowering], rel=DIGITS)
+        assert values(parts["times_faster"])[node] == pytest.approx(taken["dense"] / taken[layer.lowering], rel=DIGITS)
 
 
 def test_the_error_is_what_the_model_had_lost(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_the_error_is_what_the_model_had_lost(tmp_path: Path) -> None:
     kx.compare(model, export).to_model_explorer(tmp_path)
     (part,) = json.loads((tmp_path / "error.json").read_text()).values()
     lost = sorted(result["value"] for result in part["results"].values())
-    assert lost == pytest.approx(sorted(1 - layer.energy for layer in (model[0], model[2])))
+    assert lost == pytest.approx(sorted(1 - layer.energy for layer in (model[0], model[2])), rel=DIGITS)
 
 
 def test_a_gradient_is_readable(report: kx.ExportReport, tmp_path: Path) -> None:
