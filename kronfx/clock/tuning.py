@@ -90,14 +90,14 @@ def tune(model: nn.Module, example_inputs: Any) -> Tuning:
     shapes = _shapes_seen(model, layers, example_inputs)
     known: dict[object, tuple[Seconds, Seconds]] = {}
     tuned = []
-    with bar("tuning", len(shapes)) as advance:
+    with bar("tuning", len(shapes)) as begin:
         for name, shape in shapes.items():
+            begin(name)
             layer = layers[name]
             key = (repr(layer), layer.S.dtype, shape)
             if key not in known:
                 known[key] = _times(layer, shape)
             tuned.append(_settled(name, layer, shape, *known[key]))
-            advance(name)
     return Tuning(tuple(tuned))
 
 

@@ -20,14 +20,14 @@ from kronfx.deploy.nodes.values import Array, tensor_of
 from kronfx.deploy.opening import opened
 from kronfx.deploy.opening.constants import fold, lift
 from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
-from kronfx.deploy.pipeline import Source, deploy
+from kronfx.deploy.pipeline import STAGES, Source, deploy
 from kronfx.deploy.prove.proof import proof_of_file
-from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.report import RECORD_KEY, ExportReport
 from kronfx.deploy.storage import products
 from kronfx.errors import ExportError
 from kronfx.files import destination
 from kronfx.options import keywords
+from kronfx.progress import bar
 
 
 @keywords(SparsifyOptions, first=("lowering", "block"))
@@ -53,7 +53,7 @@ def sparsify_onnx(
     if options.lowering == "factors":
         remedy = "export the factored model itself with kronfx.export_onnx"
         raise ExportError("", "no factors in an ONNX file", "a model for lowering='factors'", remedy)
-    with progress("sparsify") as step:
+    with bar("sparsify", STAGES) as step:
         step("reading")
         source = read_source(src)
         _require_apart(source, target)

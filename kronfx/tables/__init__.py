@@ -8,6 +8,6 @@ goes first where there is no room.
 from kronfx.tables.parts import Column, Part, Picture, Row, Share, Table
 from kronfx.tables.shown import Shown
 from kronfx.tables.text import text
-from kronfx.tables.words import abbreviated, percent
+from kronfx.tables.words import abbreviated, percent, visible
 
-__all__ = ["Column", "Part", "Picture", "Row", "Share", "Shown", "Table", "abbreviated", "percent", "text"]
+__all__ = ["Column", "Part", "Picture", "Row", "Share", "Shown", "Table", "abbreviated", "percent", "text", "visible"]

@@ -26,9 +26,9 @@ _PIECE = _JINJA.from_string("""<div class="kronfx-shown">
 .kronfx-shown p { white-space: pre-wrap; margin: .5em 0; }
 .kronfx-shown img { background: #fff; max-width: 100%; }
 </style>
-{% macro line(table, cells) %}
+{% macro line(cells, numeric) %}
 <tr>{% for cell in cells %}
-{% set number = ' class="number"' | safe if table.is_number(loop.index0) else "" %}
+{% set number = ' class="number"' | safe if numeric[loop.index0] else "" %}
 {% if loop.first %}<th scope="row"{{ number }}>{{ cell }}</th>{% else %}<td{{ number }}>{{ cell }}</td>{% endif %}
 {% endfor %}</tr>
 {% endmacro %}
@@ -38,17 +38,18 @@ _PIECE = _JINJA.from_string("""<div class="kronfx-shown">
 {% elif part.svg %}
 <img alt="{{ part.words }}" src="data:image/svg+xml;base64,{{ encoded(part.svg) }}">
 {% else %}
+{% set numeric = part.numeric() %}
 <div role="region" tabindex="0" aria-label="{{ part.title | visible }}"><table>
 <caption>{{ part.title | visible }}</caption>
 <thead><tr>{% for header in part.headers() %}
-<th scope="col"{% if part.is_number(loop.index0) %} class="number"{% endif %}>{{ header }}</th>
+<th scope="col"{% if numeric[loop.index0] %} class="number"{% endif %}>{{ header }}</th>
 {% endfor %}</tr></thead>
 <tbody>
 {% for cells in part.cells()[: part.rows | length] %}
-{{ line(part, cells) }}
+{{ line(cells, numeric) }}
 {% endfor %}
 </tbody>
-{% if part.totals %}<tfoot>{{ line(part, part.cells()[-1]) }}</tfoot>{% endif %}
+{% if part.totals %}<tfoot>{{ line(part.cells()[-1], numeric) }}</tfoot>{% endif %}
 
 </table></div>
 {% endif %}

@@ -114,8 +114,8 @@ class Table:
 
     def said(self) -> Table:
         """The table without the columns that no row has anything to say under."""
-        said = [any(row[index] not in (None, "") for row in self.rows) for index in range(len(self.columns))]
-        return self.only([index for index, any_row in enumerate(said) if any_row or index == 0])
+        said = [any(cell not in (None, "") for cell in cells) for _, cells in self._by_column(self.rows)]
+        return self.only([index for index, is_said in enumerate(said) if is_said or index == 0])
 
     def only(self, kept: Sequence[int]) -> Table:
         """The table of some of its columns."""
@@ -131,9 +131,10 @@ class Table:
         rows = (*self.rows, self.total) if self.totals else self.rows
         return [[column.text(cell) for column, cell in zip(self.columns, row)] for row in rows]
 
-    def is_number(self, column: int) -> bool:
-        """Whether a column holds numbers."""
-        return any(isinstance(row[column], int | float | Share | Span) for row in self.rows)
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        columns = (cells for _, cells in self._by_column(self.rows))
+        return [any(isinstance(cell, int | float | Share | Span) for cell in cells) for cells in columns]
 
     def _one(self, name: str, rows: Sequence[Row]) -> Row:
         cells = [column.folded(cells) for column, cells in self._by_column(rows)]

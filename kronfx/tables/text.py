@@ -71,8 +71,8 @@ def _needed(table: Table, width: int) -> int:
 
 def _drawn(table: Table, width: int) -> str:
     drawn = Drawn(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-    for index, header in enumerate(table.headers()):
-        justify: JustifyMethod = "right" if table.is_number(index) else "left"
+    for header, is_number in zip(table.headers(), table.numeric()):
+        justify: JustifyMethod = "right" if is_number else "left"
         drawn.add_column(Text(header), justify=justify, overflow="fold")
     for row, cells in enumerate(table.cells()):
         drawn.add_row(*map(Text, cells), end_section=table.totals and row == len(table.rows) - 1)

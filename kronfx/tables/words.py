@@ -31,9 +31,11 @@ def _united(family: list[tuple[tuple[str, ...], list[int]]], back: int) -> tuple
     """Names that agree but in the number that stands ``back`` from their end, as one."""
     if len(family) == 1:
         return family[0]
-    parts = family[0][0]
+    parts, members = family[0][0], [index for _, indices in family for index in indices]
+    if len(parts) < back:  # one name, several times
+        return parts, members
     number = _ranges(sorted({int(other[-back]) for other, _ in family}))
-    return (*parts[:-back], number, *parts[1 - back :]), [index for _, indices in family for index in indices]
+    return (*parts[:-back], number, *parts[1 - back :]), members
 
 
 def _ranges(numbers: Sequence[int]) -> str:

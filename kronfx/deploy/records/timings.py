@@ -15,7 +15,7 @@ from kronfx.records import Lowering
 from kronfx.tables import Column, Part, Shown, Table
 
 TIMINGS_FORMAT, TIMINGS_VERSION = "kronfx-timings", 1
-COLUMNS = Column("layer"), Column("rows"), Column("lowering"), Column("ms", 0, "range", ",.3f")
+COLUMNS = Column("layer"), Column("rows"), Column("lowering"), Column("time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Timings(Shown):
 
     def shown(self) -> Iterable[Part]:
         """What is printed: a row a product."""
-        rows = tuple((e.layer, e.rows, e.lowering, 1000 * e.seconds) for e in self.entries)
+        rows = tuple((e.layer, e.rows, e.lowering, f"{1000 * e.seconds:.3f} ms") for e in self.entries)
         return [Table(f"timed on {self.machine}, {self.threads} threads", COLUMNS, rows)]
 
     def to_json(self) -> str:
