@@ -32,9 +32,8 @@ from rich.progress import track
 import kronfx as kx
 from kronfx.files import write
 from kronfx.svg import Bars, bar_chart
-from kronfx.tables import Column, Table, text
+from kronfx.tables import render
 
-WIDTH = 160  # columns of the table
 SIZE_BAR, LOAD_BAR, AUTO_BAR = 1.05, 1.3, 0.97
 # The least ratios to reach, by model, rows, share of zero blocks, block, variant and rank.
 BARS = {
@@ -181,16 +180,15 @@ def least_ratio(case: Case, file: File, int8_ratio: float, int4_ratio: float) ->
 def show(rows: Sequence[Row], threads: int) -> str:
     """The rows as a table."""
     headers = ("model", "input", "zero", "block", "rank", "variant", "ms", "ratio", "MB", "size", "load ms", "load")
-    columns = tuple(map(Column, (*headers, "error", "missed")))
-    body = tuple(
+    body = [
         (
             *(row.model, row.input, f"{row.zero:.0%}", row.block, row.rank, row.variant, row.ms, row.ratio),
             *(row.bytes and row.bytes / 1e6, row.size_ratio, row.load_ms, row.load_ratio, row.error, row.missed),
         )
         for row in rows
-    )
+    ]
     title = f"dense / variant, onnxruntime {onnxruntime.__version__}, {threads} threads"
-    return text([Table(title, columns, body)], WIDTH, fold=False)
+    return render(title, (*headers, "error", "missed"), body)
 
 
 def label(row: Row) -> str:

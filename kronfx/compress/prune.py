@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kronfx.compress.calibration import Fisher
-from kronfx.compress.candidates import choice, ranked
+from kronfx.compress.candidates import Ranked, choice, ranked
 from kronfx.compress.criteria import CRITERIA
+from kronfx.compress.idle import Kept, settled
 from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import Moments
 from kronfx.compress.options import PruneOptions
@@ -53,7 +54,7 @@ def prune(
     if len(refusals) == len(found):
         remedy = "look at kronfx.plan(model), and at what the batches make the model do"
         raise PruneError(found[0].site.label, found[0].reason, "one map at least that can be pruned", remedy)
-    keeps = [choice(found, copy.target, options.shares) for copy in copies]
+    keeps = [_chosen(copy, found, batches, options, fisher) for copy in copies]
     survivors: list[list[Survivors]] = [[] for _ in copies]
     layers: list[list[PrunedLayer]] = [[] for _ in copies]
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -73,6 +74,25 @@ def prune(
         Pruned(copy.target, options.how, options.shares, samples.weighed_by, rows, tuple(done), refusals)
         for copy, done in zip(copies, layers)
     ]
+
+
+def _chosen(
+    copy: Copy,
+    found: Sequence[Ranked],
+    batches: Sequence[Any],
+    options: PruneOptions,
+    fisher: Callable[[], Fisher] | None,
+) -> Kept:
+    """Of every map the blocks that stay. What feeds emptied maps is looked for where gradients are."""
+    choose = partial(choice, target=copy.target, shares=options.shares)
+    if fisher is None:
+        return choose(found)
+    return settled(
+        copy.maps,
+        found,
+        choose,
+        lambda: Samples(copy.model, batches[:1], options.memory, fisher).records(copy.maps),
+    )
 
 
 def _written(record: Record, survivors: Survivors, options: PruneOptions) -> PrunedLayer:

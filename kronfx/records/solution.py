@@ -54,13 +54,8 @@ class Solution(Shown):
         """What is printed: the answer with its proof, and the runners-up."""
         yield self.sentence
         if self.runners_up:
-            columns = Column("runner-up"), Column("blocks"), Column("of"), Column(self.unit)
-            shapes = [(one.shape, one.objective) for one in self.runners_up]
-            rows = (
-                (str(place), f"{shape.m1}x{shape.n1}", f"{shape.m2}x{shape.n2}", objective)
-                for place, (shape, objective) in enumerate(shapes, 2)
-            )
-            yield Table("what comes next", columns, tuple(rows))
+            rows = tuple((str(other.shape), other.objective) for other in self.runners_up)
+            yield Table("the next best", (Column("blocks"), Column(self.unit)), rows)
 
     @property
     def sentence(self) -> str:

@@ -5,9 +5,23 @@ and shown by notebooks by that. A table says with each ``Column`` how rows of la
 goes first where there is no room.
 """
 
-from kronfx.tables.parts import Column, Part, Picture, Row, Share, Table
+from kronfx.tables.parts import Cell, Column, Part, Picture, Row, Share, Table
 from kronfx.tables.shown import Shown
-from kronfx.tables.text import text
+from kronfx.tables.text import render, text
 from kronfx.tables.words import abbreviated, percent, visible
 
-__all__ = ["Column", "Part", "Picture", "Row", "Share", "Shown", "Table", "abbreviated", "percent", "text", "visible"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Part",
+    "Picture",
+    "Row",
+    "Share",
+    "Shown",
+    "Table",
+    "abbreviated",
+    "percent",
+    "render",
+    "text",
+    "visible",
+]

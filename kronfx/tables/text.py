@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from itertools import count
 from typing import cast
@@ -13,9 +13,10 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from kronfx.tables.parts import Part, Picture, Table
+from kronfx.tables.parts import Cell, Column, Part, Picture, Table
 from kronfx.tables.words import visible
 
+WIDEST = 240
 GAP = 2  # between columns
 LONGEST = 0.5  # of the width: what is longer is broken, and drives no other column away
 HANGING = 2  # spaces before what a line could not hold
@@ -24,6 +25,11 @@ HANGING = 2  # spaces before what a line could not hold
 def text(parts: Iterable[Part], width: int, *, fold: bool = True) -> str:
     """The parts one below the other, no line wider than ``width``; ``fold``: rows of layers alike are one."""
     return "\n\n".join(_part(part, width, fold) for part in parts if not isinstance(part, Picture))
+
+
+def render(title: str, headers: Iterable[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """Rows under a title as one table, as wide as it is."""
+    return text([Table(title, tuple(map(Column, headers)), tuple(map(tuple, rows)))], WIDEST, fold=False)
 
 
 def _part(part: Table | str, width: int, fold: bool) -> str:

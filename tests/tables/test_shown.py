@@ -17,11 +17,15 @@ from rich.cells import cell_len
 from torch import nn
 
 import kronfx as kx
+from kronfx.cli.doctor import Health
 from kronfx.clock.tuning import TunedLayer, Tuning
+from kronfx.deploy.records.bench import Bench, Entrant
+from kronfx.deploy.records.forecast import Counted, Forecast
 from kronfx.deploy.records.report import ExportedLayer, ExportReport, Latency, LeftWeight, OnnxSummary
 from kronfx.deploy.records.timings import Timing, Timings
 from kronfx.records import Budget, PlanDifference, Pruned, PrunedLayer, Rates, Refusal, Solution
 from kronfx.report import Layer, Report
+from kronfx.report.compare import Comparison
 from kronfx.tables import Picture, Shown, Table, percent
 from kronfx.train import BlockSparsity, History
 
@@ -56,7 +60,14 @@ def history(folder: Path) -> History:
 TUNED = tuple(TunedLayer(n, 512, "a_first", "b_first", (1e-3, 2e-3, 3e-3), (1e-3, None, None)) for n in NAMES)
 PRUNED = tuple(PrunedLayer(n, 256, 64, (16, 16), 64, i, 0.01 * i) for i, n in enumerate(NAMES))
 INSPECTED = tuple(Layer(n, "folded", 256, 64, (16, 16), None, "linear", 16384, i) for i, n in enumerate(NAMES))
+REPORT = Report(EVIL, INSPECTED, (LEFT,))
+COUNTED = tuple(Counted(n, 256, 64, 0.5, (i, i, i, i, 1, None, 3, None)) for i, n in enumerate(NAMES))
+RIVALS = (Entrant(EVIL, (1.0,) * 9, 0.1, 10**6), Entrant("int8", refusal=LONG))
 EXAMPLES: dict[type[Shown], Callable[[Path], Shown]] = {
+    Bench: lambda _: Bench(EVIL, tuple(f"{rows} rows" for rows in range(9)), RIVALS),
+    Comparison: lambda _: Comparison(REPORT, REPORT),
+    Forecast: lambda _: Forecast(EVIL, 10**6, False, (1, 128), COUNTED, ()),
+    Health: lambda _: Health(EVIL, EVIL, {"torch": EVIL}, {"timm": None}, 2, 2, ("onnxruntime",), EVIL, None),
     Budget: lambda _: plan(max_params=0.5).budget or pytest.fail("no budget"),
     ExportReport: lambda _: exported(),
     History: history,
@@ -65,7 +76,7 @@ EXAMPLES: dict[type[Shown], Callable[[Path], Shown]] = {
     PlanDifference: lambda _: plan() - plan().without("blocks.3.fc1"),
     Pruned: lambda _: Pruned(0.5, "obs", "global", "fisher", 4096, PRUNED, (LEFT,)),
     Rates: lambda _: Rates(1, 2, 3, EVIL),
-    Report: lambda _: Report(EVIL, INSPECTED, (LEFT,)),
+    Report: lambda _: REPORT,
     Solution: lambda _: kx.solve(768, 3072, rank=4),
     Timings: lambda _: Timings((Timing("8x8 in 4x4", "dense", 3, 1e-3),), EVIL, 2),
     Tuning: lambda _: Tuning(TUNED),
