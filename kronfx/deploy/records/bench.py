@@ -37,12 +37,15 @@ class Bench(Shown):
     def shown(self) -> Iterable[Part]:
         """What is printed: a row a file, and why others are not there."""
         first, *_ = self.entrants
-        times = [f"{case}, {what}" for case in self.cases for what in ("ms", "gain")]
-        going = enumerate(reversed(times), 3)  # after what is no time, the later cases first
-        columns = (*reversed([Column(header, goes) for goes, header in going]), Column("load ms", 1), Column("MB", 2))
+        count = len(self.cases)  # after what is no time the milliseconds go, then the gains, of later cases first
+        times = [
+            Column(f"{case}, {what}", 2 + part * count + count - place)
+            for place, case in enumerate(self.cases)
+            for part, what in enumerate(("ms", "gain"))
+        ]
         rows = tuple(_cells(one, first) for one in self.entrants if not one.refusal)
         title = f"{self.path}, in onnxruntime, at so many rows; gain: the time as it is over this one"
-        yield Table(title, (Column(""), *columns, Column("error")), rows)
+        yield Table(title, (Column(""), *times, Column("load ms", 1), Column("MB", 2), Column("error")), rows)
         refused = [f"no {one.name}: {one.refusal}" for one in self.entrants if one.refusal]
         if refused:
             yield "\n".join(refused)

@@ -19,8 +19,8 @@ from kronfx.tables import Column, Part, Row, Share, Shown, Table, abbreviated
 RECORD_KEY = "kronfx"
 RECORD_VERSION = 1
 COLUMNS = (
-    Column("layer"), Column("m x n"), Column("block", 4), Column("lowering"), Column("zero blocks", 5, "range", ".2%"),
-    Column("dense bytes", 1, "sum"), Column("bytes", 2, "sum"), Column("share", 3, "sum"),
+    Column("layer"), Column("m x n"), Column("block", 2), Column("lowering"), Column("zero blocks", 4, "range", ".2%"),
+    Column("dense bytes", 1, "sum"), Column("bytes", 5, "sum"), Column("share", 3, "sum"),
 )  # fmt: skip
 LEFT = Column("weight"), Column("m x n"), Column("block", 1), Column("zero blocks", 2, "range", ".2%"), Column("why")
 
