@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 from kronfx.errors import KronfxError
 from kronfx.tables.notebook import html
@@ -38,6 +39,10 @@ class Shown(ABC):
             raise KronfxError("", found, f"at least {NARROWEST} columns", "leave it out for the terminal's own")
         columns = width or max(NARROWEST, shutil.get_terminal_size((WIDTH, 0)).columns)
         print(text(self.shown(), columns, fold=fold))
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """What IPython shows where there is no HTML."""
+        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         return html(self.shown())

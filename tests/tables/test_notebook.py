@@ -31,6 +31,7 @@ def test_a_value_at_the_end_of_a_cell_is_a_table(outputs: list[list[Any]]) -> No
     (shown,) = (output for output in outputs[1] if output.output_type == "execute_result")
     assert '<div class="kronfx-shown">' in shown.data["text/html"]
     assert '<th scope="row">0</th>' in shown.data["text/html"]
+    assert shown.data["text/plain"].startswith("plan: 2 layers")
 
 
 def test_what_is_printed_is_text(outputs: list[list[Any]]) -> None:
