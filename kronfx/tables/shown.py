@@ -40,9 +40,9 @@ class Shown(ABC):
         columns = width or max(NARROWEST, shutil.get_terminal_size((WIDTH, 0)).columns)
         print(text(self.shown(), columns, fold=fold))
 
-    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
-        """What IPython shows where there is no HTML."""
-        printer.text(str(self))
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """What IPython's prompt shows, and a notebook keeps beside the HTML."""
+        return {"text/plain": str(self)}
 
     def _repr_html_(self) -> str:
         return html(self.shown())
