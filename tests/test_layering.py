@@ -26,7 +26,7 @@ INSIDE = {
         "nodes": 0, "quiet": 0, "records": 0,
         "options": 1, "storage": 1, "opening": 1,
         "find": 2, "prove": 2, "read": 2, "rivals": 2,
-        "lower": 3, "capture": 3, "write": 3, "source": 3,
+        "lower": 3, "capture": 3, "places": 3, "write": 3, "source": 3,
         "choose": 4,
         "pipeline": 5, "forecast": 5,
         "export": 6, "sparsify": 6,
@@ -50,7 +50,9 @@ HOMES = {
     "transformers": {"train"},
     "lightning": {"train"},
     "scipy": {"planner", "clock"},
-    "networkx": {"page"},
+    "pydot": {"graph"},
+    "fast_sugiyama": {"graph"},
+    "networkx": {"page", "graph"},
     "vl_convert": {"page"},
 }
 NO_TORCH = {

@@ -13,9 +13,13 @@ from kronfx.report import inspect as look
 
 File = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file, whoever wrote it.")]
 Page = Annotated[Path | None, typer.Option("--html", metavar="PAGE.html", help="Also write what it holds as a page.")]
+NodeData = Annotated[
+    Path | None,
+    typer.Option("--node-data", metavar="DIR", help="Also write node data for Model Explorer into a folder."),
+]
 
 
-def inspect(file: File, html: Page = None) -> Answer:
+def inspect(file: File, html: Page = None, node_data: NodeData = None) -> Answer:
     """Would this file gain? How many blocks of each weight are zero, at many shapes, and what that would give.
 
     Nothing is run or written. The forecast is a cost model's; kronfx sparsify asks the clock.
@@ -23,4 +27,6 @@ def inspect(file: File, html: Page = None) -> Answer:
     report, expected = look(file), forecast(file)
     if html is not None:
         report.to_html(html)
+    if node_data is not None:
+        report.to_model_explorer(node_data)
     return Answer(str(expected), {"forecast": expected.to_dict(), "report": report.to_dict()})

@@ -34,6 +34,7 @@ Init = Literal["random", "nearest"]
 MARK = "kronfx"  # node.meta[MARK] is the name of the site a node belongs to
 MARK_CONVOLUTION = "kronfx_convolution"  # the Convolution of a node that belongs to one
 MARK_FEATURES = "kronfx_features"  # (m, n) of a padded layer, else None
+MARK_EVALUATION = "kronfx_evaluation"  # how a factored layer is evaluated, on every node of its subgraph
 MARK_CALL = "kronfx_call"  # and which of that site's calls, where a shared layer has several
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from kronfx.errors import InspectError
 from kronfx.files import PathLike
 from kronfx.page import pair, write
 from kronfx.report.inspect import Subject, inspect
+from kronfx.report.node_data import node_data
 from kronfx.report.report import Report
 from kronfx.tables import Part, Shown
 from kronfx.train import History
@@ -36,6 +37,13 @@ class Comparison(Shown):
         Raises InspectError."""
         page = pair(self.before.page, self.after.page, 'kx.compare(before, after).to_html("report.html")')
         return write(page, path, InspectError)
+
+    def to_model_explorer(self, folder: PathLike) -> tuple[Path, ...]:
+        """As :meth:`Report.to_model_explorer` of ``after``; what a layer of ``before`` lost of its energy is its error.
+        Raises InspectError."""
+        kept = {sheet.site: sheet.energy for sheet in self.before.page.sheets}
+        sheets = [replace(sheet, energy=kept.get(sheet.site, sheet.energy)) for sheet in self.after.page.sheets]
+        return node_data(self.after.file, sheets, folder)
 
 
 def compare(

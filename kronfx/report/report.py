@@ -11,6 +11,7 @@ from kronfx.errors import InspectError
 from kronfx.files import PathLike
 from kronfx.page import Page, write
 from kronfx.records import Refusal, refusal_table
+from kronfx.report.node_data import node_data
 from kronfx.tables import Column, Part, Row, Share, Shown, Table, percent
 
 COLUMNS = (
@@ -89,7 +90,8 @@ class Layer:
 class Report(Shown):
     """What ``kronfx.inspect`` found. Printed as text, shown by notebooks, kept as a dict or an HTML page.
 
-    ``page`` is what the page shows besides: pictures of the values as they were when it was inspected.
+    ``page`` is what the page shows besides: pictures of the values as they were when it was inspected. ``file`` is the
+    ONNX file, if it is one.
     """
 
     title: str
@@ -98,6 +100,7 @@ class Report(Shown):
     parameters: int | None = None
     bytes: int | None = None
     page: Page = field(default=NOTHING, repr=False, compare=False)
+    file: Path | None = field(default=None, repr=False, compare=False)
 
     @property
     def zero_blocks(self) -> int:
@@ -136,11 +139,17 @@ class Report(Shown):
         """The report as plain data, JSON-ready."""
         totals = {"zero_blocks": self.zero_blocks, "blocks": self.blocks}
         layers = [{**asdict(layer), "blocks": layer.blocks} for layer in self.layers]
-        data = asdict(replace(self, page=NOTHING))
-        del data["page"]
+        data = asdict(replace(self, page=NOTHING, file=None))
+        del data["page"], data["file"]
         return {**data, "layers": layers, **totals}
 
     def to_html(self, path: PathLike) -> Path:
         """Write one self-contained page to look into: the network in order, a table to sort and search, and of each
         layer its block map, factors, products and proof. Returns its path. Raises InspectError."""
         return write(self.page, path, InspectError)
+
+    def to_model_explorer(self, folder: PathLike) -> tuple[Path, ...]:
+        """Write what is known of each layer of an ONNX file, or of an export, as node data for Model Explorer: a JSON
+        file a quantity (``zero_blocks.json``, ``bytes.json``, ``milliseconds.json``, ``times_faster.json``,
+        ``error.json``), those that any layer has. Returns their paths. Raises InspectError."""
+        return node_data(self.file, self.page.sheets, folder)
