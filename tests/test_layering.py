@@ -25,12 +25,12 @@ INSIDE = {
     "deploy": {
         "nodes": 0, "quiet": 0, "records": 0,
         "options": 1, "storage": 1, "opening": 1,
-        "find": 2, "prove": 2, "read": 2,
+        "find": 2, "prove": 2, "read": 2, "rivals": 2,
         "lower": 3, "capture": 3, "write": 3, "source": 3,
         "choose": 4,
         "pipeline": 5, "forecast": 5,
         "export": 6, "sparsify": 6,
-        "": 7,
+        "bench": 7, "": 7,
     },
     "train": {
         "options": 0, "state": 0, "unfactored": 0,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from kronfx import deploy
+from kronfx import deploy, price
 from kronfx.errors import InspectError, KronfxError
 from kronfx.files import PathLike
 from kronfx.graph.discover import discover
-from kronfx.layers import FOLDED, folded_layers, full_precision, kronecker_layers
+from kronfx.layers import FOLDED, KroneckerConv, folded_layers, full_precision, kronecker_layers
 from kronfx.page import Gain, Page, gains
 from kronfx.records import PRUNED, Plan, Pruned
 from kronfx.report.curves import curves_of
@@ -22,6 +22,8 @@ from kronfx.report.sheets import of_model, proof, sheet
 from kronfx.train import History
 
 Subject = nn.Module | Plan | deploy.ExportReport | PathLike
+
+ROWS = 512  # where nothing says how many: what a plan expects
 
 
 @full_precision()
@@ -67,6 +69,7 @@ def _of_plan(plan: Plan) -> Report:
             c.parameters,
             stack=c.site.stack,
             predicted=c.seconds,
+            gain=price.gain(c.shape, plan.rows) if c.site.taps == c.site.stack == 1 else None,
         )
         for c in plan.choices
     )
@@ -95,6 +98,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.energy,
             layer.predicted_seconds,
             layer.measured_seconds,
+            None if layer.stack or isinstance(layer, KroneckerConv) else price.gain(layer.grid, ROWS),
         )
         for name, layer in kronecker_layers(model).items()
     ]
