@@ -12,6 +12,7 @@ const charts = (() => {
   };
 
   const draw = (element, spec) => vegaEmbed(element, spec, { mode: "vega-lite", renderer: "svg", actions: false, config }).then((drawn) => {
+    for (const mark of element.querySelectorAll("svg [role], svg[role]")) mark.removeAttribute("role"); // the element says it
     if (element.scrollWidth > element.clientWidth) element.tabIndex = 0; // whoever scrolls by keyboard
     return drawn;
   });
