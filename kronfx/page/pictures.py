@@ -28,9 +28,9 @@ def picture(name: str, matrix: Floats, side: int, signed: bool = False) -> Pictu
     top = float(np.abs(cells).max(initial=0.0))
     scaled = cells / (top or 1.0)
     levels = np.rint(128 + 127 * scaled) if signed else np.where(cells > 0, 1 + np.rint(254 * scaled), 0)
-    return Picture(
-        name, *values.shape, *cells.shape, b64encode(levels.astype(np.uint8).tobytes()).decode(), top, signed
-    )  # fmt: skip
+    (rows, columns), (height, width) = values.shape, cells.shape
+    encoded = b64encode(levels.astype(np.uint8).tobytes()).decode()
+    return Picture(name, rows, columns, height, width, encoded, top, signed)
 
 
 def block_map(norms: Floats, side: int) -> BlockMap:
