@@ -17,7 +17,7 @@ _PICTURES = 8  # that a factored layer has: its map, S, and a few terms of A and
 
 
 def cells_a_side(layers: int) -> int:
-    """How finely the pictures of so many layers may be drawn: 64 cells a side up to 70 layers, 24 for 500."""
+    """How finely the pictures of so many layers may be drawn: 64 cells a side up to 72 layers, 24 for 500."""
     return int(np.clip(np.sqrt(BYTES * 3 / 4 / _PICTURES / max(layers, 1)), COARSEST, FINEST))
 
 
