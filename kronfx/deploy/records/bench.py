@@ -37,10 +37,9 @@ class Bench:
         first, *_ = self.entrants
         headers = ("", *(f"{case}, {what}" for case in self.cases for what in ("ms", "gain")), "load ms", "MB", "error")
         rows = [_cells(one, first) for one in self.entrants if not one.refusal]
-        title = f"{self.path}, in onnxruntime, at so many rows; gain: the time as it is over this one"
-        table = render(title, headers, rows)
+        table = render("at so many rows, in onnxruntime; gain: the time as it is over this one", headers, rows)
         refused = [f"no {one.name}: {one.refusal}" for one in self.entrants if one.refusal]
-        return "\n".join([table, *([""] if refused else []), *refused])
+        return "\n\n".join([self.path, table, *refused])
 
 
 def _cells(one: Entrant, first: Entrant) -> tuple[object, ...]:

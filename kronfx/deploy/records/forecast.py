@@ -81,8 +81,8 @@ class Forecast:
             return f"{self.path}: {self.bytes:,} bytes, no weight that kronfx could run or store sparse"
         headers = ("weight", "m x n", "zeros", *(f"{m2}x{n2}" for m2, n2 in GRIDS))
         body = [(one.name, f"{one.m}x{one.n}", f"{one.zeros:.1%}", *_shares(one)) for one in self.weights]
-        title = f"{self.path}: {self.bytes:,} bytes; the share of blocks that are exactly zero, by their shape"
-        return f"{render(title, headers, [*body, _total(self.weights)])}\n\n{self.verdict}"
+        table = render("blocks that are exactly zero, by their shape", headers, [*body, _total(self.weights)])
+        return f"{self.path}: {self.bytes:,} bytes\n\n{table}\n\n{self.verdict}"
 
 
 def _shares(weight: Counted) -> list[str | None]:
