@@ -2,7 +2,7 @@
 
 A row says how a value is written and read; names, defaults and meanings are the field's own. A new option needs nothing
 here unless its type is new: then a row, or, where no shell can say it, a line with the reason in
-``tests/cli/test_options.py``, which holds options and keywords together.
+``tests/cli/test_said.py``, which holds options and keywords together.
 """
 
 from __future__ import annotations
