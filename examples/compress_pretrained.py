@@ -31,13 +31,13 @@ from char_gpt import GPT, Corpus, load, loss_of
 from onnxruntime.quantization import quantize_dynamic
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from sentences import Batch
+from torch import nn
 
 import kronfx as kx
 
 LAYERS, HEAD, BATCH, RATE = 4, 64, 16, 1e-3
 TARGETS, ROWS = (0.5, 0.75, 0.9), (1, 8)
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Task:
     model: nn.Module
     include: str
     calibration: Callable[[int], Sequence[Batch]]
-    lessons: Sequence[Batch]
+    lessons: Sequence[Any]
     teaching: dict[str, Any]
     judged: str
     quality: Callable[[nn.Module], float]
@@ -89,12 +89,13 @@ def encoder(folder: Path, given: argparse.Namespace) -> Task:
     learned = sentences.docstrings(sentences.LEARNED)
 
     def calibration(seed: int) -> list[Batch]:
-        return sentences.lessons(model, random.Random(seed).sample(learned, 128), BATCH)
+        return sentences.batches(model, random.Random(seed).sample(learned, 128), BATCH)
 
-    lessons = sentences.lessons(model, random.Random(0).choices(learned, k=BATCH * given.steps), BATCH)
-    judged = f"{sentences.JUDGED[0]}'s docstrings found"
+    drawn = random.Random(0)
+    lessons = [sentences.batches(model, drawn.sample(learned, BATCH), BATCH) for _ in range(given.steps)]
+    teaching = {"loss": sentences.taught_by(model), "lr": 5e-4}
     quality = partial(sentences.retrieval, pairs=judges)
-    return Task(folder.name, model, "bert.encoder.*", calibration, lessons, {"by": "outputs"}, judged, quality)
+    return Task(folder.name, model, "bert.encoder.*", calibration, lessons, teaching, "docstrings found", quality)
 
 
 def trained(corpus: Corpus, given: argparse.Namespace) -> nn.Module:

