@@ -32,7 +32,7 @@ LIBRARY: dict[str, Callable[..., Any]] = {
     "bench": bench,
 }
 # What the command has besides, and keywords that no shell can say, with the reason.
-OWN = {"sparsify": {"report"}, "plan": {"out"}}
+OWN = {"inspect": {"html"}, "sparsify": {"report"}, "plan": {"out"}}
 UNSAID: dict[tuple[str, str], str] = {}
 COMMON = {"json", "debug", "help"}
 
