@@ -33,7 +33,7 @@ LIBRARY: dict[str, Callable[..., Any]] = {
 }
 # What the command has besides, and keywords that no shell can say, with the reason.
 OWN = {"inspect": {"html"}, "sparsify": {"report"}, "plan": {"out"}}
-UNSAID: dict[tuple[str, str], str] = {}
+UNSAID = {("plan", "batches"): "what a model is called with, many times over: code makes it, and no file of one form"}
 COMMON = {"json", "debug", "help"}
 
 
