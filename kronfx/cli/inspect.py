@@ -19,9 +19,9 @@ Training = Annotated[
 
 
 def inspect(file: File, html: Page = None, history: Training = None) -> Answer:
-    """Would this file gain? How many blocks of each weight are zero, at many shapes, and what that would give.
+    """Would this ONNX file gain?
 
-    Nothing is run or written. The forecast is a cost model's; kronfx sparsify asks the clock.
+    How many blocks of each weight are zero, at many shapes, and what that would give. Nothing is run or written. The forecast is a cost model's; kronfx sparsify asks the clock.
     """
     report, expected = look(file, history=history), forecast(file)
     if html is not None:
