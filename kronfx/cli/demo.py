@@ -59,9 +59,10 @@ class Row:
 
 
 def demo(out: File = Path("digits.onnx"), html: Page = Path("digits.html"), seed: Seed = 0) -> Answer:
-    """The whole path on handwritten digits, in a minute: plan, factorize, train to zero blocks, fold, export, look.
+    """The whole path on handwritten digits, in a minute.
 
-    It takes scikit-learn, which has the digits, and leaves the ONNX file and a page of it.
+    Plan, factorize, train to zero blocks, fold, export, look. It takes scikit-learn, which has the digits, and
+    leaves the ONNX file and a page of it.
     """
     x, x_test, y, y_test = digits(seed)
     torch.manual_seed(seed)
@@ -75,7 +76,7 @@ def demo(out: File = Path("digits.onnx"), html: Page = Path("digits.html"), seed
     # Of the factored model itself: its file keeps the factors where they are smaller than the surviving blocks.
     report = kx.export_onnx(factored, out, x[:8], batch_sizes=BATCH_SIZES)
     looked = kx.inspect(folded)
-    page = kx.inspect(out).to_html(html)
+    page = report.to_html(html)
 
     def row(name: str, predict: Predict, size: int, model: nn.Module | None = None) -> Row:
         zero = 0 if model is dense else looked.zero_blocks

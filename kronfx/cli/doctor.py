@@ -59,7 +59,7 @@ def _listed(versions: dict[str, str | None]) -> str:
 
 
 def doctor() -> Answer:
-    """What is installed here, on how many threads it runs, and what kronfx has measured of this machine."""
+    """What is installed here, and what kronfx has measured."""
     threads = torch.get_num_threads()
     rates = read(path(threads))
     found = Health(

@@ -44,7 +44,8 @@ class Bench(Shown):
             for part, what in enumerate(("ms", "gain"))
         ]
         rows = tuple(_cells(one, first) for one in self.entrants if not one.refusal)
-        title = f"{self.path}, in onnxruntime, at so many rows; gain: the time as it is over this one"
+        yield self.path
+        title = "at so many rows, in onnxruntime; gain: the time as it is over this one"
         yield Table(title, (Column(""), *times, Column("load ms", 1), Column("MB", 2), Column("error")), rows)
         refused = [f"no {one.name}: {one.refusal}" for one in self.entrants if one.refusal]
         if refused:

@@ -85,8 +85,10 @@ class Forecast(Shown):
         if not self.weights:
             yield f"{self.path}: {self.bytes:,} bytes, no weight that kronfx could run or store sparse"
             return
-        title = f"{self.path}: {self.bytes:,} bytes; the share of blocks that are exactly zero, by their shape"
-        yield Table(title, COLUMNS, tuple(map(_cells, self.weights)), totals=True)
+        yield f"{self.path}: {self.bytes:,} bytes"
+        yield Table(
+            "blocks that are exactly zero, by their shape", COLUMNS, tuple(map(_cells, self.weights)), totals=True
+        )
         yield self.verdict
 
 
