@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from kronfx import kron
-from kronfx.cost import REUSED, work
+from kronfx.cost import KEPT, REUSED, work
 from kronfx.layers.by_hand import Gradients, Kernel, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.records import Evaluation
 
-LARGE = REUSED  # entries between the two products from which on portions are faster
+LARGE = KEPT  # entries between the two products from which on they are not kept
 PORTION = 2**19  # entries of a portion: 2 MB of float32
 LEAST = 32  # rows of a portion at least
 SMALL = 8  # sides of blocks up to which torch, where nothing is trained, takes a product a row
@@ -32,13 +32,14 @@ SMALL = 8  # sides of blocks up to which torch, where nothing is trained, takes 
 
 def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation) -> bool:
     """Whether these rows are better multiplied by hand, and may be: where less lies between the products, autograd
-    keeps it in memory that is there already, and where nothing is trained there is nothing to keep."""
+    keeps it in memory that is there already, and where nothing is trained nothing is kept."""
     if not is_unwatched(x, factors, None):  # first: to a tracer sizes are tensors
         return False
     is_trained = torch.is_grad_enabled() and (factors.S.requires_grad or factors.A.requires_grad)
     if not is_trained and min(factors.shape.block) <= SMALL:
         return True
-    return work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate >= LARGE
+    least = LARGE if is_trained else REUSED
+    return work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate >= least
 
 
 def _portions(rows: int, entries: int) -> Iterator[slice]:
