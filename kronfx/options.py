@@ -63,24 +63,11 @@ def keywords(kind: type[Any], *, first: Sequence[str] = ()) -> Callable[[Verb], 
         own = [one for one in signature.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
         taken = [_parameter(entry, types[entry.name]) for entry in entries]
         verb.__signature__ = signature.replace(parameters=[*own, *taken])  # type: ignore[attr-defined]
-        return documented("\n".join(map(_line, entries)).lstrip())(verb)
-
-    return told
-
-
-def documented(text: str) -> Callable[[Verb], Verb]:
-    """A verb whose documentation closes with this text, which is made of what stands elsewhere."""
-
-    def told(verb: Verb) -> Verb:
-        verb.__doc__ = f"{inspect.cleandoc(verb.__doc__ or '')}\n\n{text}"
+        listed = "\n".join(map(_line, entries)).lstrip()
+        verb.__doc__ = f"{inspect.cleandoc(verb.__doc__ or '')}\n\n{listed}"
         return verb
 
     return told
-
-
-def item(name: str, text: str) -> str:
-    """One entry of a list in a documentation."""
-    return textwrap.fill(f"- ``{name}`` {text}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _parameter(entry: Field[Any], kind: object) -> Parameter:
@@ -89,5 +76,6 @@ def _parameter(entry: Field[Any], kind: object) -> Parameter:
 
 def _line(entry: Field[Any]) -> str:
     said = about(entry)
-    line = item(f"{entry.name}={entry.default!r}", f"[{said.unit}]: {said.doc}")
+    text = f"- ``{entry.name}={entry.default!r}`` [{said.unit}]: {said.doc}"
+    line = textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return f"\n{said.heading}:\n\n{line}" if said.heading else line

@@ -24,9 +24,9 @@ FLOAT32 = 1e-5  # relative to max(1, max|y|); sums of 400 products
 @pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
 def test_exactly_the_asked_share_of_blocks_is_zero(share: float) -> None:
     model = nn.Sequential(nn.Linear(40, 24), Conv1D(24, 40), nn.Linear(40, 7))
-    removed = zero_blocks(model, 4, share)
+    removed = zero_blocks(model, (4, 4), share)
 
-    grids = [W.reshape(W.shape[0] // 4, 4, -1, 4) for W in maps(model, 4).values()]
+    grids = [W.reshape(W.shape[0] // 4, 4, -1, 4) for W in maps(model, (4, 4)).values()]
     assert [grid.shape[0] * grid.shape[2] for grid in grids] == [60, 60]  # the third has 7 rows, and stays
     zeros = [int((grid == 0).all(dim=3).all(dim=1).sum()) for grid in grids]
     assert zeros == [60 * share, 60 * share]

@@ -9,19 +9,17 @@ from pathlib import Path
 
 import torch
 from inference_models import (
-    RUN,
     Shape,
     Workload,
     export_dense,
-    four_bits,
     maps,
-    quantized,
     sparse_initializers,
     zero_blocks,
 )
 from torch import nn
 
 import kronfx as kx
+from kronfx.deploy.rivals import RUN, quantized
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,10 @@ def source(workload: Workload, zero: float, block: int, folder: Path) -> Source:
     """The one that all variants start from; it lies in the folder until the next one takes its place."""
     torch.manual_seed(0)
     model = workload.build().eval()
-    removed = zero_blocks(model, block, zero)
+    removed = zero_blocks(model, (block, block), zero)
     dense = export_dense(model, workload, folder / "dense.onnx")
     int8, int4 = folder / "dense int8.onnx", folder / "dense int4.onnx"
-    return Source(model, removed, dense, quantized(dense, int8), four_bits(dense, int4))
+    return Source(model, removed, dense, quantized("int8", dense, int8), quantized("int4", dense, int4))
 
 
 def files(case: Case, folder: Path) -> Iterator[File]:
@@ -124,10 +122,10 @@ def _factored(case: Case, rank: int, start: Source, folder: Path) -> Iterator[Fi
 
     Nothing where no map can be cut into such blocks.
     """
-    weights, area = maps(start.model, case.block), case.block**2
+    block, area = (case.block, case.block), case.block**2
+    weights = maps(start.model, block)
     if not weights:
         return
-    block = (case.block, case.block)
     options = {"block": block, "rank": rank, "rows": case.rows}
     model = kx.factorize(start.model, include=list(weights), zero_start=None, **options).eval()  # zeros cost nothing
     removed = sum(W.numel() - rank * (W.numel() // area + area) for W in weights.values())

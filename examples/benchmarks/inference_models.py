@@ -4,7 +4,7 @@ and their dense ONNX files by plain ``torch.onnx.export``. Nothing here knows kr
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +16,10 @@ import timm
 import torch
 import transformers
 from onnx import numpy_helper
-from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Shape = tuple[int, ...]
-RUN = 32  # entries that share a scale in 4 bits
-_FACTORS = ("alpha", "beta")  # of a Gemm
 WIDE = {"num_hidden_layers": 4, "vocab_size": 1}
 
 
@@ -52,9 +49,9 @@ class Workload:
 class Encoder(nn.Module):
     """The encoder of a BERT as wide as the base one, 4 layers deep, ``[batch, sequence, 768]`` in and out."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int = 4) -> None:
         super().__init__()
-        config = transformers.BertConfig(attn_implementation="sdpa", **WIDE)
+        config = transformers.BertConfig(attn_implementation="sdpa", **{**WIDE, "num_hidden_layers": layers})
         self.encoder = transformers.BertModel(config, add_pooling_layer=False).encoder
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,26 +97,26 @@ GPT2 = Workload("gpt2", Decoder, {(1, 1, 768): 1}, ("batch", "sequence"))
 LENET = Workload("lenet5", lenet5, {(1, 1, 28, 28): 1, (32, 1, 28, 28): 32})
 
 
-def maps(model: nn.Module, block: int) -> dict[str, Tensor]:
-    """The weights ``W [m, n]`` of the linear maps by name, views of the model's own, that square blocks tile."""
+def maps(model: nn.Module, block: tuple[int, int]) -> dict[str, Tensor]:
+    """The weights ``W [m, n]`` of the linear maps by name, views of the model's own, that blocks ``(m2, n2)`` tile."""
     weights = {
         name: module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
-    return {name: W for name, W in weights.items() if not (W.shape[0] % block or W.shape[1] % block)}
+    return {name: W for name, W in weights.items() if not (W.shape[0] % block[0] or W.shape[1] % block[1])}
 
 
-def zero_blocks(model: nn.Module, block: int, share: float) -> int:
+def zero_blocks(model: nn.Module, block: tuple[int, int], share: float) -> int:
     """Set that share of the blocks of every linear map to zero, at random; returns the number of entries it was."""
     removed = 0
     for W in maps(model, block).values():
-        m1, n1 = W.shape[0] // block, W.shape[1] // block
+        m1, n1 = W.shape[0] // block[0], W.shape[1] // block[1]
         count = round(share * m1 * n1)
         mask = torch.ones(m1 * n1)
         mask[torch.randperm(m1 * n1)[:count]] = 0
-        W *= torch.kron(mask.reshape(m1, n1), torch.ones(block, block))
-        removed += count * block * block
+        W *= torch.kron(mask.reshape(m1, n1), torch.ones(block))
+        removed += count * math.prod(block)
     return removed
 
 
@@ -137,11 +134,6 @@ def export_dense(model: nn.Module, workload: Workload, path: Path) -> Path:
     proto = program.model_proto
     for node in proto.graph.node:
         del node.metadata_props[:]
-    # quantize_dynamic turns the weights of a Gemm around, but not the shapes noted for them, and then fails on those.
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    shapes = [value for value in proto.graph.value_info if value.name not in weights]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(shapes)
     onnx.save(proto, path)
     return path
 
@@ -161,45 +153,3 @@ def sparse_initializers(source: Path, path: Path) -> Path:
         graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, dense.shape))
     onnx.save(proto, path)
     return path
-
-
-def quantized(source: Path, path: Path) -> Path:
-    """The file in 8 bits by onnxruntime's dynamic quantization, as it comes."""
-    logging.disable(logging.WARNING)  # it advises a preprocessing that changes nothing here
-    quantize_dynamic(source, path)
-    logging.disable(logging.NOTSET)
-    return path
-
-
-def four_bits(source: Path, path: Path) -> Path:
-    """The file with the weight of every product in 4 bits, by onnxruntime's quantizer at its fastest, the sums in 8.
-
-    It knows no Gemm, which becomes a MatMul and an Add beforehand.
-    """
-    logging.root.addHandler(logging.NullHandler())  # or the import would print what all libraries log
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    proto = onnx.load(source)
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes = [made for node in proto.graph.node for made in _without_gemm(node, weights)]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    logging.disable(logging.WARNING)  # it tells of every product
-    quantizer = MatMulNBitsQuantizer(proto, block_size=RUN, is_symmetric=True, accuracy_level=4)
-    quantizer.process()
-    logging.disable(logging.NOTSET)
-    onnx.save(quantizer.model.model, path)
-    return path
-
-
-def _without_gemm(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
-    """The node, or the MatMul and the Add that do the same; its weight is turned in place."""
-    settings = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if node.op_type != "Gemm" or settings.get("transA", 0) or any(settings.get(name, 1) != 1 for name in _FACTORS):
-        return [node]
-    x, W, *bias = node.input
-    if settings.get("transB", 0):
-        weights[W].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[W]).T.copy(), W))
-    product = f"{node.output[0]}/product" if bias else node.output[0]
-    made = [onnx.helper.make_node("MatMul", [x, W], [product], f"{node.name}/MatMul")]
-    return [*made, onnx.helper.make_node("Add", [product, *bias], node.output, f"{node.name}/Add")] if bias else made

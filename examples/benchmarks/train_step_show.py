@@ -1,11 +1,19 @@
-"""What the training benchmark found, as tables, as verdicts on what it was to show, and as a chart."""
+"""What the training benchmark found, as tables, as verdicts on what it was to show, and as a chart.
+
+    python examples/benchmarks/train_step_show.py one.json another.json
+
+prints several runs as one, a line a layer and block shape, and the verdicts on all of them.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -228,3 +236,34 @@ def chart(rows: Sequence[Row], footing: str) -> Bars:
         x_label="dense time / contender's time, a step; right of 1 the contender is faster",
         footnote=footing,
     )
+
+
+def pivot(rows: Iterable[Row]) -> str:
+    """kronfx's ratios, step / forward and what runs, in Markdown: a line a layer, rows, zero share and block shape."""
+    ours = {row.case: row for row in rows if row.contender == "kronfx"}
+    ranks = sorted({row.rank for row in ours.values()})
+    lines = [
+        f"| layer, rows, zero | blocks | {' | '.join(f'r={rank}' for rank in ranks)} |",
+        "|" + "---|" * (2 + len(ranks)),
+    ]
+    for task, count, zero, block in sorted({(r.task, r.rows, r.zero, r.block) for r in ours.values()}, key=_by_area):
+        found = [ours.get((task, count, block, rank, zero)) for rank in ranks]
+        cells = [f"{r.step:.2f} / {r.forward:.2f} {short(r.evaluation)}" if r else "" for r in found]
+        lines.append(f"| {task}, {count}, {zero:.0%} | {block} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_area(line: tuple[str, int, float, str]) -> tuple[str, int, float, int, int]:
+    task, rows, zero, block = line
+    m2, n2 = map(int, block.split("x"))
+    return task, rows, zero, m2 * n2, m2
+
+
+def main() -> None:
+    """Read the files that ``train_step.py --json`` wrote."""
+    rows = [Row(**row) for name in sys.argv[1:] for row in json.loads(Path(name).read_text())["rows"]]
+    print(pivot(rows), verdicts(rows), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

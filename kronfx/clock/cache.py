@@ -48,7 +48,7 @@ def folder() -> Path:
 
 @cache
 def _known(file: Path) -> Rates:
-    kept = _read(file)
+    kept = read(file)
     if kept is not None:
         return kept
     found = measured(ROWS, torch.float32, torch.device("cpu"), backward=True)
@@ -59,7 +59,8 @@ def _known(file: Path) -> Rates:
     return found.rates
 
 
-def _read(file: Path) -> Rates | None:
+def read(file: Path) -> Rates | None:
+    """The rates that a file keeps; None where there is none, or none that can be used, which is a warning."""
     try:
         return Rates.from_json(file.read_text())
     except FileNotFoundError:

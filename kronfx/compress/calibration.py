@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from kronfx.compress.maps import Map
 from kronfx.compress.record import Record
 from kronfx.compress.watch import Watch
+from kronfx.distance import main_output
 from kronfx.errors import PruneError, reason
 from kronfx.layers import evaluating
 from kronfx.progress import bar
@@ -95,7 +96,7 @@ class Fisher:
             return called(self._loss, model, batch)
         answer = answered(model, batch)
         own = getattr(answer, "loss", None)
-        outputs = own if isinstance(own, Tensor) else main_output(answer)
+        outputs = own if isinstance(own, Tensor) else output_of(answer)
         if not outputs.requires_grad:
             found = f"a model whose first output has no gradient ({_kind(outputs)})"
             remedy = f"{SHOWN}; or choose how='energy', which needs none"
@@ -135,14 +136,12 @@ def _returned(loss: Loss, model: nn.Module, batch: Any) -> Any:
         raise PruneError("", found, "a loss of every batch", "try loss(model, batch) by itself") from error
 
 
-def main_output(answer: Any) -> Tensor:
-    """The logits where a model names them, else the first tensor of floats that it returns. Raises PruneError."""
-    named = getattr(answer, "logits", None)
-    leaves = [named, *tree_leaves(dict(answer) if isinstance(answer, Mapping) else answer)]
-    for value in leaves:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value
-    raise PruneError("", f"a model that returns no tensor of floats ({type(answer).__name__})", "outputs", SHOWN)
+def output_of(answer: Any) -> Tensor:
+    """Its main output. Raises PruneError."""
+    found = main_output(answer)
+    if found is None:
+        raise PruneError("", f"a model that returns no tensor of floats ({type(answer).__name__})", "outputs", SHOWN)
+    return found
 
 
 def observe(model: nn.Module, maps: Sequence[Map], batches: Sequence[Any], fisher: Fisher | None) -> list[Record]:

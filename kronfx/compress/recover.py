@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from typing_extensions import TypedDict
 
-from kronfx import kron
-from kronfx.compress.calibration import Loss, answered, called, main_output, measured
+from kronfx.compress.calibration import Loss, answered, called, measured, output_of
+from kronfx.distance import DISTANCES, Distance
 from kronfx.errors import RecoverError
-from kronfx.layers import kronecker_layers, released, sparsity
-from kronfx.layers.folded import GRIDS
+from kronfx.layers import KeptZeros, sparsity
 from kronfx.options import option, settle
 from kronfx.progress import bar
 
-Distance = Literal["logits", "outputs"]
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 WARM_UP = 0.1  # of the steps, along which the rate rises; from there it falls along a cosine
 # The rate that did best, by the share of zero blocks: a larger one spoils what was left, a smaller one wins nothing.
@@ -108,10 +105,11 @@ def recover(model: nn.Module, teacher: nn.Module | None, batches: Sequence[Any],
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise RecoverError("", "a model without a trainable parameter", "some", "call model.requires_grad_() first")
-    masks = dict(zero_masks(model))
     optimizer = _optimizer(parameters, options, *sparsity(model))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _course(step, options.steps))
+    zeros = KeptZeros(model)
     with ExitStack() as around:
+        around.callback(zeros.release)
         if teacher is not None:
             around.enter_context(measured(teacher))
         around.enter_context(torch.enable_grad())
@@ -124,39 +122,22 @@ def recover(model: nn.Module, teacher: nn.Module | None, batches: Sequence[Any],
                 raise RecoverError("", f"a loss of {value} at step {step}", "a finite one", remedy)
             optimizer.zero_grad()
             loss.backward()
-            _kept_at_zero(masks, of_gradients=True)
             optimizer.step()
-            _kept_at_zero(masks, of_gradients=False)
+            zeros.restore()
             schedule.step()
             advance(f"recovery: loss {value:.4g}")
     optimizer.zero_grad()
 
 
-def zero_masks(model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Every parameter that has zero blocks, folded or ``S`` of a factored layer, and where it is not to be zero."""
-    for layer in kronecker_layers(model).values():
-        yield layer.S, layer.S.detach().ne(0)
-    for module in model.modules():
-        for name, folded in released(module).items():
-            shape, transposed, _ = vars(module)[GRIDS][name]
-            m, n = folded.weight.shape[-2:]
-            mask = kron.block_mask(folded.weight, shape).repeat_interleave(shape.m2, -2).repeat_interleave(shape.n2, -1)
-            mask, parameter = mask[..., :m, :n], getattr(module, name)
-            if isinstance(parameter, nn.Parameter):
-                yield parameter, (mask.mT if transposed else mask).reshape(parameter.shape)
-
-
-@torch.no_grad()
-def _kept_at_zero(masks: Mapping[nn.Parameter, Tensor], of_gradients: bool) -> None:
-    for parameter, mask in masks.items():
-        values = parameter.grad if of_gradients else parameter
-        if values is not None:
-            values.masked_fill_(~mask, 0.0)
-
-
 def _optimizer(parameters: list[nn.Parameter], options: RecoverOptions, zero: int, blocks: int) -> Optimizer:
     if options.optimizer is not None:
-        return options.optimizer(parameters)
+        made: Any = options.optimizer(parameters)
+        if not isinstance(made, Optimizer):
+            remedy = "pass optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3), say"
+            raise RecoverError(
+                "", f"optimizer= that returns a {type(made).__name__}", "an optimizer of torch's", remedy
+            )
+        return made
     rate = options.lr or default_rate(zero / max(blocks, 1))
     return AdamW(parameters, lr=rate, weight_decay=0.0)
 
@@ -184,24 +165,11 @@ def _loss(model: nn.Module, teacher: nn.Module | None, batch: Any, options: Reco
         return called(options.loss, model, batch)
     assert teacher is not None  # a teacher or a loss: whoever calls has looked
     with torch.no_grad():
-        wanted = main_output(answered(teacher, batch))
-    found = main_output(answered(model, batch))
+        wanted = output_of(answered(teacher, batch))
+    found = output_of(answered(model, batch))
     if found.shape != wanted.shape:
         shapes = " and ".join("x".join(map(str, value.shape)) for value in (found, wanted))
         raise RecoverError(
             "", f"outputs of {shapes} of model and teacher", "the same", "pass the model it was pruned from"
         )
     return DISTANCES[options.by](found.float(), wanted.float())
-
-
-def _by_logits(found: Tensor, wanted: Tensor) -> Tensor:
-    """``E KL(teacher || model)`` of the classes along the last axis."""
-    rows, teachers = (F.log_softmax(value, -1).flatten(0, -2) for value in (found, wanted))
-    return F.kl_div(rows, teachers, reduction="batchmean", log_target=True)
-
-
-def _by_outputs(found: Tensor, wanted: Tensor) -> Tensor:
-    return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
-
-
-DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {"logits": _by_logits, "outputs": _by_outputs}

@@ -10,8 +10,11 @@ layer took. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` f
 """
 
 from kronfx.deploy.export import export
+from kronfx.deploy.forecast import forecast
 from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
 from kronfx.deploy.read import read
+from kronfx.deploy.records.forecast import Forecast
+from kronfx.deploy.records.page import page_of_export, page_of_file
 from kronfx.deploy.records.report import ExportedLayer, ExportReport, LeftWeight, OnnxSummary
 from kronfx.deploy.records.timings import Timings
 from kronfx.deploy.sparsify import sparsify_onnx
@@ -21,11 +24,15 @@ __all__ = [
     "ExportOptions",
     "ExportReport",
     "ExportedLayer",
+    "Forecast",
     "LeftWeight",
     "OnnxSummary",
     "Options",
     "Timings",
     "export",
+    "forecast",
+    "page_of_export",
+    "page_of_file",
     "read",
     "sparsify_onnx",
 ]

@@ -15,13 +15,14 @@ from kronfx.deploy.capture import trace
 from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.nodes.values import array_of
 from kronfx.deploy.options import ExportOptions
-from kronfx.deploy.pipeline import Source, deploy
+from kronfx.deploy.pipeline import deploy
 from kronfx.deploy.prove.cases import Case, cases_of_example
 from kronfx.deploy.prove.inputs import Inputs, inputs_of, tensors_of
 from kronfx.deploy.prove.proof import Proof, proof_of
 from kronfx.deploy.prove.verify import TOLERANCES, VARIES, Answer, mismatch
 from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.report import ExportReport
+from kronfx.deploy.source import Source
 from kronfx.deploy.storage import product
 from kronfx.deploy.write import stripped
 from kronfx.errors import ExportError, reason

@@ -7,24 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnx_ir as ir
-
 from kronfx.deploy.choose.rows import exported
 from kronfx.deploy.choose.tuning import BEST, Chosen, Contender, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
-from kronfx.deploy.find.known import KnownWeight, PlacedWeight
+from kronfx.deploy.find.known import PlacedWeight
 from kronfx.deploy.find.layers import Layer, LinearMaps, linear_maps, moved
 from kronfx.deploy.find.left import left_constants, left_weights
 from kronfx.deploy.find.packed import Packed
 from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.lower.sharing import sharing
-from kronfx.deploy.opening import Original
 from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
 from kronfx.deploy.prove.proof import Proof
 from kronfx.deploy.prove.verify import answers, check, timed_session, verify
 from kronfx.deploy.records.report import ExportedLayer, ExportReport
+from kronfx.deploy.source import Source
 from kronfx.deploy.write import save, signed, terse, untyped
 from kronfx.errors import ExportError, VerificationError
 from kronfx.files import staged, unwritable
@@ -33,21 +31,6 @@ Step = Callable[[str], None]
 _SOURCE = "source"  # the dense file, in a race with the contenders
 _UNCHANGED = "nothing here makes it smaller or faster: the new file is the source's own bytes"
 _SLOW = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A dense graph and the weights that are known of it; ``notes`` end up in the report.
-
-    ``original`` is the file that it was read from, if it was, and ``changes`` are notes on what was done to that.
-    """
-
-    model: ir.Model
-    weights: tuple[KnownWeight, ...] = ()
-    block: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()
-    changes: tuple[str, ...] = ()
-    original: Original | None = None
 
 
 def deploy(source: Source, target: Path, options: Options, proof: Proof | None, step: Step) -> ExportReport:

@@ -6,25 +6,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 from typing_extensions import Unpack
 
-from kronfx.deploy.find.folding import is_folded
-from kronfx.deploy.find.forms import spell_out
-from kronfx.deploy.find.known import KnownWeight
-from kronfx.deploy.find.names import remember
-from kronfx.deploy.find.plain import inline
 from kronfx.deploy.find.spellings import find
-from kronfx.deploy.nodes.values import Array, tensor_of
-from kronfx.deploy.opening import opened
-from kronfx.deploy.opening.constants import fold, lift
 from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
-from kronfx.deploy.pipeline import Source, deploy
+from kronfx.deploy.pipeline import deploy
 from kronfx.deploy.prove.proof import proof_of_file
 from kronfx.deploy.quiet import progress
-from kronfx.deploy.records.report import RECORD_KEY, ExportReport
-from kronfx.deploy.storage import products
+from kronfx.deploy.records.report import ExportReport
+from kronfx.deploy.source import Source, read_source
 from kronfx.errors import ExportError
 from kronfx.files import destination
 from kronfx.options import keywords
@@ -65,25 +56,6 @@ def sparsify_onnx(
         return deploy(source, target, options, proof, step)
 
 
-def read_source(src: object) -> Source:
-    """The graph of a file with everything constant as an initializer, the factors that it stores, and notes on what is
-    left alone. Raises ExportError."""
-    file = opened(src)
-    model, path = file.model, file.original.path
-    model.metadata_props.pop(RECORD_KEY, None)
-    remember(model.graph)
-    if model.functions:
-        inline(model)
-        lift(path, model)  # what was a function's own
-    _require_finite(model.graph)
-    weights = tuple(KnownWeight(site, own.shape, own.W, product=own) for site, own in products(model.graph))
-    fold(path, model, is_folded)
-    spell_out(model.graph)
-    bodies = sum(1 for node in model.graph for _ in node.attributes.values() if _.type == ir.AttributeType.GRAPH)
-    note = f"{bodies} bodies of If, Loop or Scan were left as they are: weights in them stay dense"
-    return Source(model, weights, notes=(note,) if bodies else (), changes=file.changes, original=file.original)
-
-
 def _require_apart(source: Source, target: Path) -> None:
     """The new file does not take the place of data that the source goes on to need."""
     if source.original is not None and target in source.original.data:
@@ -98,18 +70,3 @@ def _unfit(graph: ir.Graph, block: tuple[int, int] | None) -> tuple[str, ...]:
     ):
         return ()
     return (f"no weight can be cut into blocks of {block[0]}x{block[1]}: all of them stay dense",)
-
-
-def _require_finite(graph: ir.Graph) -> None:
-    """What products are made with is finite."""
-    linears = find(graph)
-    scales = {linear.scales.scale for linear in linears if linear.scales is not None}
-    for weight in {linear.weight for linear in linears} | scales:
-        array = tensor_of(weight).numpy()
-        if array.dtype.kind not in "iub" and not _is_finite(array):
-            remedy = "export a checkpoint from before the training diverged"
-            raise ExportError(weight.name or "", "NaN or infinite entries in a weight", "finite weights", remedy)
-
-
-def _is_finite(array: Array) -> bool:
-    return bool(np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32)).all())

@@ -29,6 +29,7 @@ from kronfx.layers.linear import KroneckerLinear
 from kronfx.layers.names import named_modules, named_parameters, unwrapped, user_name, wrapped
 from kronfx.layers.precision import evaluating, full_precision
 from kronfx.layers.products import answer, holds_unformed, rows_times_matrix
+from kronfx.layers.zeros import KeptZeros
 
 __all__ = [
     "CHILD",
@@ -39,6 +40,7 @@ __all__ = [
     "FactoredLayer",
     "Factors",
     "FoldedWeight",
+    "KeptZeros",
     "KroneckerCandidates",
     "KroneckerConv",
     "KroneckerLinear",

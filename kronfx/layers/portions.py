@@ -27,16 +27,18 @@ from kronfx.records import Evaluation
 LARGE = KEPT  # entries between the two products from which on they are not kept
 PORTION = 2**19  # entries of a portion: 2 MB of float32
 LEAST = 32  # rows of a portion at least
-SMALL = 8  # sides of blocks up to which torch, where nothing is trained, takes a product a row
+NARROW, SMALL = 8, 256  # columns of torch's products a row, and entries of a block, up to which those cost more
 
 
 def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation) -> bool:
     """Whether these rows are better multiplied by hand, and may be: where less lies between the products, autograd
-    keeps it in memory that is there already, and where nothing is trained nothing is kept."""
+    keeps it in memory that is there already. Where nothing is trained there is nothing to keep, but torch takes a
+    product a row then, of ``n2`` columns (``m2``), and of few they are slow."""
     if not is_unwatched(x, factors, None):  # first: to a tracer sizes are tensors
         return False
     is_trained = torch.is_grad_enabled() and (factors.S.requires_grad or factors.A.requires_grad)
-    if not is_trained and min(factors.shape.block) <= SMALL:
+    m2, n2 = factors.shape.block
+    if not is_trained and (n2 if evaluation == "a_first" else m2) <= NARROW and m2 * n2 <= SMALL:
         return True
     least = LARGE if is_trained else REUSED
     return work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate >= least

@@ -47,9 +47,9 @@ def plan_sites(
     wanted = selected(sites, types or {}, options.include, options.exclude)
     starts = starts_of(sites, types or {}, options.zero_start, branches)
     wishes = {site.name: wish for site, wish in zip(sites, wishes_of(sites, options))}
-    _require_rates(wishes.values(), options.rates)
     _require_possible_rank(sites, options.rank)
     setting = Setting(options.rows, options.rates, options.skip_unprofitable, energies, clock)
+    _require_rates(wishes.values(), setting)
     wished = {name: wish for name, wish in wishes.items() if name in wanted}
     outcomes: dict[str, Outcome] = {}
     certificate: Budget | None = None
@@ -104,11 +104,11 @@ def _require_single_blocks(sites: Sequence[Site], wishes: Mapping[str, Wish]) ->
         raise PlanError(site.label, found, "one block, or none", "leave the candidates or the budget out")
 
 
-def _require_rates(wishes: Iterable[Wish], rates: Rates | None) -> None:
-    missing = [wish.objective for wish in wishes if rates is None and OBJECTIVES[wish.objective].needs_rates]
-    if missing:
-        found = f"objective={missing[0]!r} without rates"
-        raise PlanError("", found, "the rates of this machine", "pass rates=kronfx.calibrate()")
+def _require_rates(wishes: Iterable[Wish], setting: Setting) -> None:
+    for objective in (wish.objective for wish in wishes):
+        rule = OBJECTIVES[objective]
+        if rule.rates is not None and setting.rates_for(objective) is None:
+            raise PlanError("", f"objective={objective!r} without rates", "the rates of this machine", rule.remedy)
 
 
 def _require_possible_rank(sites: Sequence[Site], rank: RankWish) -> None:

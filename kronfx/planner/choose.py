@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from kronfx.cost import cheapest, dense_step, fastest, step
 from kronfx.errors import PlanError, SolveError
 from kronfx.planner.options import DEFAULT_RANK
 from kronfx.planner.wishes import Wish
 from kronfx.records import ATTOSECONDS, Choice, KroneckerShape, Rates, Site, Solution
-from kronfx.solver import solve
+from kronfx.solver import OBJECTIVES, Objective, solve
 
-Energies = Callable[[Site, KroneckerShape], Sequence[float]]  # the share of ||W||^2 that ranks 1, 2, ... keep
+
+class Energies(Protocol):
+    """``energies(site, shape)[r - 1]``: the share that rank ``r`` keeps of what ``measure`` names.
+
+    ``spanning``: whether blocks as wide as the map are worth a look (plain low rank, where ``m2 = 1``).
+    """
+
+    measure: str
+    spanning: bool
+
+    def __call__(self, site: Site, shape: KroneckerShape) -> Sequence[float]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,10 @@ class Setting:
         steps = step(shape, rank, self.rows, evaluation, site.taps), dense_step(site.m, site.n, self.rows)
         seconds, dense_seconds = (site.stack * one.time(self.clock) / ATTOSECONDS for one in steps)
         return Choice(site, shape, rank, evaluation, energy, seconds=seconds, dense_seconds=dense_seconds)
+
+    def rates_for(self, objective: Objective) -> Rates | None:
+        """Those that an objective is priced at, if there are any."""
+        return self.clock if OBJECTIVES[objective].rates == "training" else self.rates
 
     def loss(self, choice: Choice) -> str | None:
         """In which way the choice is bigger or slower than the dense map, in words."""
@@ -102,7 +117,7 @@ def solved(site: Site, wish: Wish, rank: int, setting: Setting, runners_up: int 
             rows=setting.rows,
             taps=site.taps,
             padding=0.0 if site.taps > 1 else wish.padding,  # a convolution's channels are not padded
-            rates=setting.rates,
+            rates=setting.rates_for(wish.objective),
             runners_up=runners_up,
             **wish.constraints,
         )

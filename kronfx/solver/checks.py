@@ -5,12 +5,21 @@ from __future__ import annotations
 from kronfx.errors import SolveError
 from kronfx.solver.objectives import OBJECTIVES, Objective
 
+Pair = int | tuple[int | None, int | None] | None  # of the block: (m2, n2), either of them free, or both the same
+
 
 def positive(where: str, name: str, value: object) -> int:
     """An int of at least 1. Raises SolveError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         remedy = f"pass {name} as an int of at least 1"
         raise SolveError(where, f"{name} is {value!r}", "a positive integer", remedy)
+    return value
+
+
+def count(where: str, name: str, value: object) -> int:
+    """An int of at least 0. Raises SolveError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SolveError(where, f"{name}={value!r}", "an int of at least 0", "pass 3, say")
     return value
 
 

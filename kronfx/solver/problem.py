@@ -2,68 +2,47 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from typing_extensions import Unpack
 
-from kronfx.cost import by_multiply_adds, cheapest, work
+from kronfx.cost import by_multiply_adds, work
 from kronfx.errors import SolveError
-from kronfx.options import documented, item
-from kronfx.records import KroneckerShape, Rates, RunnerUp, Solution
+from kronfx.options import keywords
+from kronfx.records import KroneckerShape, RunnerUp, Solution
 from kronfx.solver import checks
+from kronfx.solver.checks import Pair
 from kronfx.solver.grids import Cut, Side, cuts, grids
-from kronfx.solver.objectives import OBJECTIVES, Objective
+from kronfx.solver.objectives import OBJECTIVES
 from kronfx.solver.objectives.question import MULTIPLY_ADDS, Question
+from kronfx.solver.options import SolveKeywords, SolveOptions
 from kronfx.solver.ranking import Ranking
 
-Pair = int | tuple[int | None, int | None] | None  # of the block: (m2, n2), either of them free, or both the same
 
-
-@documented(
-    "The objectives:\n\n" + "\n".join(item(name, f"[{rule.unit}]: {rule.means}") for name, rule in OBJECTIVES.items())
-)
-def solve(
-    out_features: int,
-    in_features: int,
-    *,
-    rank: int = 1,
-    objective: Objective = "params",
-    rows: int = 512,
-    taps: int = 1,
-    block: Pair = None,
-    min_block: Pair = None,
-    max_block: Pair = None,
-    multiple_of: Pair = None,
-    padding: float = 0.0,
-    rates: Rates | None = None,
-    runners_up: int = 3,
-) -> Solution:
+@keywords(SolveOptions)
+def solve(out_features: int, in_features: int, **wishes: Unpack[SolveKeywords]) -> Solution:
     """The block shape ``m1 m2 = m = out_features``, ``n1 n2 = n = in_features`` that is best, with the proof.
 
-    - ``objective``: what is minimized, by its name in the list below.
-    - ``block``, ``min_block``, ``max_block``, ``multiple_of``: what the block ``(m2, n2)`` must be, must not be below,
-      must not be above, must be a multiple of; an int stands for both, None leaves one free: ``block=(16, None)``.
-    - ``padding``: the share by which each dimension may grow where that wins. A padded shape is wider than ``W`` by
-      less than one block either way, and all of it counts.
-    - ``runners_up``: how many of the next best shapes to prove as well.
-
     Equally good shapes are told apart by the rank that ``W`` can have as a matrix (the greatest first, see the
-    package), the multiply-adds of their best evaluation, its largest intermediate, the parameters, the squarest block,
-    the block with the fewest rows. The Kronecker rank is not capped at ``min(m1 n1, m2 n2)``: every rank has an
-    optimum. For a convolution ``in_features`` counts channels and ``taps`` the positions of its kernel, all of which
-    stay in the block: its ``n2`` is channels times taps, the constraints speak of channels.
+    package), the multiply-adds of their best evaluation, its largest intermediate, the parameters, the tallest block
+    (measured: ``kronfx/decisions/tall_blocks.md``).
 
-    Raises SolveError: an argument that is no positive integer, constraints that no block meets, no rates for latency.
+    Raises SolveError: an argument that is no positive integer, constraints that no block meets, no rates for an
+    objective that is a time.
     """
     where = f"{out_features}x{in_features}"
-    numbers = {"out_features": out_features, "in_features": in_features, "rank": rank, "rows": rows, "taps": taps}
-    for name, number in numbers.items():
+    for name, number in {"out_features": out_features, "in_features": in_features}.items():
         checks.positive(where, name, number)
-    _require_options(where, objective, padding, rates, runners_up)
-    both = sides(where, block, min_block, max_block, multiple_of)
+    try:
+        options = SolveOptions(**wishes)
+    except SolveError as error:
+        raise SolveError(where, error.found, error.needed, error.remedy) from None
+    rank, rows, taps = options.rank, options.rows, options.taps
+    both = sides(where, options.block, options.min_block, options.max_block, options.multiple_of)
     sizes = zip((out_features, in_features), both, ("m2", "n2"))
-    by_rows, by_columns = (_cuts(where, size, side, name, padding) for size, side, name in sizes)
+    by_rows, by_columns = (_cuts(where, size, side, name, options.padding) for size, side, name in sizes)
     feasible = grids(by_rows, by_columns, taps)
-    ranking = Ranking(1 + runners_up)
-    wanted, asked = OBJECTIVES[objective], Question(rank, rows, MULTIPLY_ADDS if rates is None else rates)
+    ranking = Ranking(1 + options.runners_up)
+    wanted = OBJECTIVES[options.objective]
+    asked = Question(rank, rows, MULTIPLY_ADDS if options.rates is None else options.rates)
     wanted.search(feasible, asked, ranking)
     (value, shape), *others = sorted(ranking.best(), key=lambda one: (one[0], *preference(one[1], rank, rows, taps)))
     return Solution(
@@ -75,23 +54,21 @@ def solve(
         feasible=sum(map(len, feasible)),
         out_features=out_features,
         in_features=in_features * taps,
-        evaluation=cheapest(shape, rank, rows, taps, wanted.price(asked)),
-        measure=objective,
+        evaluation=wanted.evaluation(asked, shape, taps),
+        measure=options.objective,
         unit=wanted.unit,
-        runners_up=tuple(RunnerUp(shape, value) for value, shape in others[:runners_up]),
+        runners_up=tuple(RunnerUp(shape, value) for value, shape in others[: options.runners_up]),
     )
 
 
-Preference = tuple[int, int, int, int, Fraction, int, int]
+Preference = tuple[int, int, int, int, int, int]
 
 
 def preference(shape: KroneckerShape, rank: int, rows: int, taps: int) -> Preference:
     """What tells equally good shapes apart, best first (the order of :func:`solve`)."""
     costs = (work(shape, rank, rows, evaluation, taps) for evaluation in ("a_first", "b_first", "materialize"))
     forward, intermediate = min(map(by_multiply_adds, costs))
-    m2, n2 = shape.block
-    squareness = Fraction(max(m2, n2), min(m2, n2))
-    return -shape.matrix_rank(rank), forward, intermediate, shape.parameters(rank), squareness, m2, n2
+    return -shape.matrix_rank(rank), forward, intermediate, shape.parameters(rank), -shape.m2, shape.n2
 
 
 def shapes(
@@ -115,16 +92,6 @@ def shapes(
         for m1 in grid.rows.counts
         for n1 in grid.columns.counts
     ]
-
-
-def _require_options(where: str, objective: Objective, padding: float, rates: Rates | None, runners_up: int) -> None:
-    checks.objective(where, "objective", objective)
-    checks.share(where, "padding", padding)
-    if OBJECTIVES[objective].needs_rates and not isinstance(rates, Rates):
-        found = f"objective={objective!r} with rates={rates!r}"
-        raise SolveError(where, found, "the rates of this machine", "pass rates=kronfx.calibrate()")
-    if isinstance(runners_up, bool) or not isinstance(runners_up, int) or runners_up < 0:
-        raise SolveError(where, f"runners_up={runners_up!r}", "an int of at least 0", "pass 3, say")
 
 
 def sides(where: str, *constraints: Pair) -> tuple[Side, Side]:

@@ -87,12 +87,16 @@ def test_a_model_that_returns_nothing_to_weigh_by() -> None:
     kx.prune(Silent(), batches(), block=(4, 4), how="energy")
 
 
-def test_an_interruption_leaves_the_model_as_it_was() -> None:
-    model = mlp(8, 12, 4).train()
+@pytest.mark.parametrize("call", [0, 3, 7])
+def test_an_interruption_leaves_the_model_as_it_was(call: int) -> None:
+    """In the first forward, the last of the calibration, and while what is left is set anew on the prefix."""
+    model, calls = mlp(8, 12, 4).train(), iter(range(100))
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def interrupted(*_: object) -> Tensor:
-        raise KeyboardInterrupt
+    def interrupted(model: nn.Module, batch: Tensor) -> Tensor:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return model(batch).square().mean()
 
     with pytest.raises(KeyboardInterrupt):
         kx.prune(model, batches(), block=(4, 4), loss=interrupted)

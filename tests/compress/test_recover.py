@@ -23,6 +23,12 @@ def batches(n: int = 16, count: int = 4) -> list[Tensor]:
     return [torch.randn(64, n, generator=generator) for _ in range(count)]
 
 
+def used_up() -> Any:
+    generator = iter(batches())
+    list(generator)
+    return generator
+
+
 def zeros(model: nn.Module) -> dict[str, int]:
     return {name: layer.zero_blocks() for name, layer in folded_layers(model).items()}
 
@@ -97,6 +103,12 @@ def test_the_rate_by_the_share_of_zero_blocks() -> None:
         ({"teacher": mlp(16, 4)}, "outputs of 64x8 and 64x4 of model and teacher; needed the same"),
         ({"teacher": None}, "a NoneType where the model belongs"),
         ({"batches": []}, "no batch; needed calibration data"),
+        ({"batches": used_up()}, r"no batch \(a generator is read once: it may have been used up\)"),
+        ({"batches": [torch.full((4, 16), torch.nan)]}, "a loss of nan at step 0; needed a finite one"),
+        (
+            {"optimizer": lambda parameters: parameters},
+            "optimizer= that returns a list; needed an optimizer of",
+        ),
         ({"batches": batches(5)}, "a batch that the model does not take"),
         ({"model": mlp(16, 8).requires_grad_(False)}, "a model without a trainable parameter"),
     ],
@@ -105,3 +117,31 @@ def test_a_sentence(options: dict[str, Any], sentence: str) -> None:
     given = {"model": mlp(16, 8), "teacher": mlp(16, 8), "batches": batches(), **options}
     with pytest.raises(kx.KronfxError, match=f"^recover: {sentence}"):
         kx.recover(given.pop("model"), given.pop("teacher"), given.pop("batches"), **given)
+
+
+def test_a_frozen_layer_stays_as_it_is() -> None:
+    teacher, x = mlp(16, 32, 8), batches()
+    teacher[0].requires_grad_(False)
+    pruned = kx.prune(teacher, x, target=0.5, block=(4, 4))
+    won = kx.recover(pruned, teacher, x, steps=5)
+    assert torch.equal(won[0].weight, pruned[0].weight)
+    assert not torch.equal(won[2].weight, pruned[2].weight)
+    assert not won[0].weight.requires_grad
+
+
+def test_an_interruption_leaves_both_models_as_they_were() -> None:
+    teacher, x = mlp(16, 32, 8).train(), batches()
+    pruned = kx.prune(teacher, x, target=0.5, block=(4, 4))
+    before = {name: value.clone() for name, value in pruned.state_dict().items()}
+
+    class Interrupted(SGD):
+        def step(self, closure: Any = None) -> None:
+            super().step()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kx.recover(pruned, teacher, x, optimizer=partial(Interrupted, lr=0.1))
+    assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for model in (teacher, pruned) for p in model.parameters())
+    assert all(model.training for model in (teacher, pruned))
+    assert not any(p._backward_hooks for p in pruned.parameters())

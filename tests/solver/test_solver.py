@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
 from typing import Any
@@ -11,48 +10,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objective_values import RATES, admitted, preference, value
 from oracles import Block, brute_force
 
 import kronfx as kx
 from kronfx.errors import SolveError
 from kronfx.records import KroneckerShape
-from kronfx.solver import OBJECTIVES, divisors, factorization, solve
+from kronfx.solver import OBJECTIVES, Objective, divisors, factorization, solve
 
 RANKS = (1, 2, 4, 8)
-RATES = kx.Rates(20_000, 300_000, 2_000_000_000_000)
 
 
 def _block(shape: KroneckerShape) -> Block:
     return shape.m1, shape.n1, shape.m2, shape.n2
-
-
-def _products(block: Block, rank: int, rows: int) -> Iterator[tuple[int, int, int]]:
-    """Multiply-adds, entries touched and largest intermediate of each evaluation: the design's table."""
-    m1, n1, m2, n2 = block
-    m, n = m1 * m2, n1 * n2
-    outside, weights = rows * (n + m), rank * (m1 * n1 + m2 * n2)
-    for inner, macs in ((m1 * n2, m1 * n2 * (n1 + m2)), (n1 * m2, n1 * m2 * (n2 + m1))):
-        yield rows * rank * macs, outside + 2 * rows * rank * inner + weights, rows * rank * inner
-    yield (rows + rank) * m * n, outside + 2 * m * n + weights, 0
-
-
-def _preference(block: Block, rank: int, rows: int) -> tuple[int, int, int, int, Fraction, int]:
-    """The stated order of equally good shapes."""
-    m1, n1, m2, n2 = block
-    reach = min(m1 * m2, n1 * n2, rank * min(m1, n1) * min(m2, n2))
-    forward, intermediate = min((macs, inner) for macs, _, inner in _products(block, rank, rows))
-    parameters = (1 + rank) * m1 * n1 + rank * m2 * n2
-    return -reach, forward, intermediate, parameters, max(Fraction(m2, n2), Fraction(n2, m2)), m2
-
-
-def _value(objective: str, block: Block, rank: int, rows: int) -> int:
-    m1, n1, m2, n2 = block
-    if objective == "params":
-        return (1 + rank) * m1 * n1 + rank * m2 * n2
-    macs = min(macs for macs, _, _ in _products(block, rank, rows))
-    if objective != "latency":
-        return macs * (3 if objective == "training_flops" else 1)
-    return min(20_000 * a + 300_000 * b + 2 * 2_000_000_000_000 for a, b, _ in _products(block, rank, rows))
 
 
 def _every_block(m: int, n: int, sides: list[dict[str, int]], padding: float) -> list[Block]:
@@ -97,7 +67,7 @@ def test_every_constraint_and_objective_matches_brute_force(
     rows_side: dict[str, int],
     columns_side: dict[str, int],
     rank: int,
-    objective: str,
+    objective: Objective,
     padding: float,
     rows: int,
     runners_up: int,
@@ -106,16 +76,17 @@ def test_every_constraint_and_objective_matches_brute_force(
         name: (rows_side.get(name), columns_side.get(name)) for name in rows_side.keys() | columns_side.keys()
     }
     options |= {"rank": rank, "objective": objective, "padding": padding, "rows": rows, "runners_up": runners_up}
-    options |= {"rates": RATES} if objective == "latency" else {}
+    options |= {"rates": RATES} if OBJECTIVES[objective].rates else {}
     every = _every_block(m, n, [rows_side, columns_side], padding)
     if not every:
         with pytest.raises(SolveError, match="no (m2|n2) that divides .*; relax them, or allow padding"):
             solve(m, n, **options)
         return
     solution = solve(m, n, **options)
-    ranked = sorted((_value(objective, b, rank, rows), *_preference(b, rank, rows)) for b in every)
+    allowed = admitted(objective, every, rank)
+    ranked = sorted((value(objective, b, rank, rows), *preference(b, rank, rows)) for b in allowed)
     found = [(solution.objective, solution.shape)] + [(r.objective, r.shape) for r in solution.runners_up]
-    assert [(v, *_preference(_block(s), rank, rows)) for v, s in found] == ranked[: 1 + runners_up]
+    assert [(v, *preference(_block(s), rank, rows)) for v, s in found] == ranked[: 1 + runners_up]
     assert solution.proven
     assert solution.feasible == len(every)
     assert all(_block(shape) in every for _, shape in found)
@@ -137,7 +108,7 @@ def test_large_pairs_match_brute_force_and_ties_break_as_stated(m: int, n: int, 
     best, optima = brute_force(m, n, rank)
     solution = solve(m, n, rank=rank, rows=rows)
     assert solution.objective == solution.lower_bound == best
-    assert _block(solution.shape) == min(optima, key=lambda block: _preference(block, rank, rows))
+    assert _block(solution.shape) == min(optima, key=lambda block: preference(block, rank, rows))
 
 
 @pytest.mark.parametrize(("m", "n"), [(64, 64), (720, 720), (256, 1024), (360, 2520)])
@@ -145,7 +116,7 @@ def test_large_pairs_match_brute_force_and_ties_break_as_stated(m: int, n: int, 
 def test_ties_break_as_stated_where_there_are_many(m: int, n: int, rows: int) -> None:
     _, optima = brute_force(m, n, 4)
     assert len(optima) > 5
-    assert _block(solve(m, n, rank=4, rows=rows).shape) == min(optima, key=lambda b: _preference(b, 4, rows))
+    assert _block(solve(m, n, rank=4, rows=rows).shape) == min(optima, key=lambda b: preference(b, 4, rows))
 
 
 @pytest.mark.parametrize(("m", "n"), [(768, 768), (3072, 768), (4096, 4096), (8192, 28672)])
@@ -171,7 +142,7 @@ def test_optima_with_different_products_are_all_seen() -> None:
     assert best == 168
     assert {m1 * n1 for m1, n1, _, _ in optima} == {36, 48}
     chosen = {rows: _block(solve(48, 72, rows=rows).shape) for rows in (1, 512)}
-    assert chosen == {rows: min(optima, key=lambda b: _preference(b, 1, rows)) for rows in (1, 512)}
+    assert chosen == {rows: min(optima, key=lambda b: preference(b, 1, rows)) for rows in (1, 512)}
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 7), (13, 1), (13, 17), (999_999_937, 999_999_929)])
@@ -255,6 +226,7 @@ def test_what_is_no_positive_integer_is_refused(name: str, bad: object) -> None:
     [
         ({"objective": "speed"}, "objective='speed'; needed one of 'params', 'flops'"),
         ({"objective": "latency"}, "objective='latency' with rates=None; needed the rates of this machine"),
+        ({"objective": "deployed"}, r"objective='deployed' .*; pass rates=kronfx.calibrate\(backward=True\)"),
         ({"padding": 2}, "padding=2; needed a share from 0 to 1"),
         ({"padding": True}, "padding=True"),
         ({"runners_up": -1}, "runners_up=-1"),

@@ -33,11 +33,11 @@ def grid_of(W: Array, block: tuple[int, int] | None = None) -> KroneckerShape:
     alive = W != 0
     if alive.all():
         return whole
-    best = _cheapest(_Pattern(alive))
+    best = _cheapest(Pattern(alive))
     return whole if best is None else KroneckerShape(m // best[0], n // best[1], *best)
 
 
-class _Pattern:
+class Pattern:
     """Which entries of a matrix are not zero, and seen ever more coarsely: the blocks that hold such an entry."""
 
     def __init__(self, alive: Array) -> None:
@@ -64,7 +64,7 @@ class _Pattern:
         return self._seen[block]
 
 
-def _cheapest(pattern: _Pattern) -> Block | None:
+def _cheapest(pattern: Pattern) -> Block | None:
     """The block of least price, the coarsest of equals; None where no grid is cheaper than the whole matrix.
 
     A zero block lies in zeros of every finer grid, so ``alive`` entries in the blocks of that leave at least

@@ -3,8 +3,9 @@
 To add one: a file beside these, whose docstring says what is minimized and whose ``MEANS`` says of what; its name among
 those of ``Objective``, and its row. Work that has a price (so much a multiply-add, an entry moved, a product) is a
 function ``rates`` and a row of ``priced``, as ``flops`` is. What no price tells is a function ``search`` that ranks
-every shape of the grids, as ``params`` is, and a row of ``Rule``. The planner and the documentation take it from here;
-the oracle that knows its value is ``_value`` in ``tests/solver/test_solver.py``.
+every shape of the grids, as of ``params`` and ``deployed``, and a row of ``Rule``. The planner and the documentation
+take it from here;
+the oracle that knows its value is ``value`` in ``tests/objective_values.py``.
 """
 
 from __future__ import annotations
@@ -13,44 +14,55 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from kronfx.cost import Price, by_multiply_adds, by_time
-from kronfx.records import Rates
+from kronfx.cost import by_time, cheapest
+from kronfx.records import Evaluation, KroneckerShape, Rates
 from kronfx.solver import by_pair
 from kronfx.solver.grids import Grid
-from kronfx.solver.objectives import flops, latency, params, training_flops
+from kronfx.solver.objectives import deployed, flops, latency, params, training_flops
 from kronfx.solver.objectives.question import Question
 from kronfx.solver.ranking import Ranking
 
-Objective = Literal["params", "flops", "training_flops", "latency"]
+Objective = Literal["params", "flops", "training_flops", "latency", "deployed"]
+Passes = Literal["forward", "training"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table: the ``unit`` of the value, what it ``means``, the ``search`` for its least values.
+    """One row of the table: the ``unit`` of the value, what it ``means``, the ``search`` for its least values, and the
+    ``evaluation`` of a shape, given the taps of its kernel.
 
-    ``price`` is what the evaluation of the best shape is chosen by, ``needs_rates`` whether the question must bring
-    those of a machine.
+    ``rates`` says which ones of a machine the question must bring: of a forward pass, or of training, which a plan
+    measures by itself.
     """
 
     unit: str
     means: str
     search: Callable[[list[Grid], Question, Ranking], None]
-    price: Callable[[Question], Price] = lambda _: by_multiply_adds
-    needs_rates: bool = False
+    evaluation: Callable[[Question, KroneckerShape, int], Evaluation]
+    rates: Passes | None = None
+
+    @property
+    def remedy(self) -> str:
+        """How to come by its rates."""
+        return f"pass rates=kronfx.calibrate({'backward=True' if self.rates == 'training' else ''})"
 
 
-def priced(unit: str, means: str, rates: Callable[[Question], Rates], needs_rates: bool = False) -> Rule:
+def priced(unit: str, means: str, rates: Callable[[Question], Rates], needed: Passes | None = None) -> Rule:
     """What the best evaluation of a shape costs at these rates, which that evaluation is chosen by too."""
 
     def search(grids: list[Grid], asked: Question, ranking: Ranking) -> None:
-        by_pair.search(grids, by_pair.Priced(asked.rank, asked.rows, rates(asked)), ranking)
+        by_pair.search(grids, by_pair.WorkPrice(asked.rank, asked.rows, rates(asked)), ranking)
 
-    return Rule(unit, means, search, lambda asked: by_time(rates(asked)), needs_rates)
+    def evaluation(asked: Question, shape: KroneckerShape, taps: int) -> Evaluation:
+        return cheapest(shape, asked.rank, asked.rows, taps, by_time(rates(asked)))
+
+    return Rule(unit, means, search, evaluation, needed)
 
 
 OBJECTIVES: dict[Objective, Rule] = {
-    "params": Rule("parameters", params.MEANS, params.search),
+    "params": Rule("parameters", params.MEANS, params.search, params.evaluation),
     "flops": priced("multiply-adds", flops.MEANS, flops.rates),
     "training_flops": priced("multiply-adds of a training step", training_flops.MEANS, training_flops.rates),
-    "latency": priced("attoseconds", latency.MEANS, latency.rates, needs_rates=True),
+    "latency": priced("attoseconds", latency.MEANS, latency.rates, "forward"),
+    "deployed": Rule("attoseconds", deployed.MEANS, deployed.search, deployed.evaluation, "training"),
 }

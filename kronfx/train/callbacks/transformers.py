@@ -6,6 +6,11 @@
 
     model = kx.factorize(model, init="nearest")
     Trainer(model, arguments, train_dataset=data, callbacks=[BlockSparsityCallback(target=0.8)]).train()
+
+A pruned model is taught by the one that it was::
+
+    pruned = kx.prune(model, batches, target=0.75)
+    Trainer(pruned, arguments, train_dataset=data, callbacks=[RecoverCallback(teacher=model)]).train()
 """
 
 from __future__ import annotations
@@ -13,11 +18,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from kronfx.distance import Distance
 from kronfx.errors import warn
+from kronfx.layers import KeptZeros, sparsity
 from kronfx.train.callbacks.driver import SparsityDriver
+from kronfx.train.callbacks.teaching import Teaching
 from kronfx.train.course.schedules import Schedule
 from kronfx.train.course.target import Target
 
@@ -98,6 +108,54 @@ class BlockSparsityCallback(TrainerCallback):
             logs.update(figures)
         if state.log_history:
             state.log_history[-1].update(figures)
+
+
+class RecoverCallback(TrainerCallback):
+    """Trains what ``kx.prune`` left, as ``kx.recover`` does, inside a ``Trainer``: blocks that are zero when it begins
+    are zero after every step, whatever the optimizer.
+
+    With a ``teacher``, the model before it was pruned, the loss of a step is how far the model's outputs are from the
+    teacher's on the same batch (``by``: as ``kx.recover`` takes it); no labels are needed, evaluations go on as ever,
+    and the teacher is moved to where the model is. Without one the loss is the Trainer's. Raises TrainError.
+    """
+
+    def __init__(self, teacher: nn.Module | None = None, by: Distance = "logits") -> None:
+        self._teaching = None if teacher is None else Teaching(teacher, by)
+        self._zeros: KeptZeros | None = None
+        self._hook: RemovableHandle | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The model is placed by now."""
+        self._release()  # what a training that was interrupted left
+        model: nn.Module = kwargs["model"]
+        if not sparsity(model)[0]:
+            warn("train: no block of this model is zero, so there is none to keep; pass what kronfx.prune returned")
+        self._zeros = KeptZeros(model)
+        if self._teaching is not None:
+            self._teaching.teacher.to(next(model.parameters()).device)
+            self._hook = model.register_forward_hook(self._teaching, with_kwargs=True)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """An optimizer may move what has no gradient."""
+        if self._zeros is not None:
+            self._zeros.restore()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The model is the user's again."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._zeros is not None:
+            self._zeros.release()
+        if self._hook is not None:
+            self._hook.remove()
+        self._zeros = self._hook = None
 
 
 def _beside(args: TrainingArguments, state: TrainerState) -> Path:

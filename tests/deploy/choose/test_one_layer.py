@@ -13,7 +13,7 @@ from onnx_spellings import SPELLINGS, integer_file, written
 
 from kronfx.deploy.choose.one_layer import alone
 from kronfx.deploy.find.layers import linear_maps
-from kronfx.deploy.sparsify import read_source
+from kronfx.deploy.source import read_source
 
 
 @pytest.mark.parametrize("lowering", ["dense", "blocks"])

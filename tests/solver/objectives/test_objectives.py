@@ -47,7 +47,7 @@ def test_a_new_row_is_all_it_takes(monkeypatch: pytest.MonkeyPatch, m: int, n: i
 
 
 def test_a_row_can_need_the_rates_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    needing = replace(ROW, needs_rates=True)
+    needing = replace(ROW, rates="forward")
     monkeypatch.setitem(OBJECTIVES, "traffic", needing)  # type: ignore[arg-type]
     with pytest.raises(kx.KronfxError, match="objective='traffic' with rates=None; needed the rates of this machine"):
         kx.solve(8, 8, objective="traffic")  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ input feature-major; it answers their outputs feature-major. ``dense`` has no ``
 
 To add a lowering: a file with these four functions, a row here, its name in ``kronfx.records.Lowering``, and what it
 means in the option ``lowering`` of ``kronfx/deploy/options.py``. ``axes.no_axes`` refuses for all that want the
-features in front, ``price`` has what ``cost`` is made of, ``kronfx/deploy/lower/layouts.py`` what a ``Feature`` is.
+features in front, ``kronfx.price`` has what ``cost`` is made of, ``kronfx/deploy/lower/layouts.py`` what a
+``Feature`` is.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from kronfx import price
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.find.linear import Linear
 from kronfx.deploy.lower.layouts import FOREIGN, ZERO, Feature, Layouts
-from kronfx.deploy.lower.lowerings import price
 from kronfx.deploy.lower.lowerings.axes import no_axes
 from kronfx.deploy.lower.lowerings.buckets import Bucket
 from kronfx.deploy.lower.lowerings.operands import buckets_of, operands, unstored
@@ -65,12 +65,11 @@ def stored(layer: Layer) -> int:
 
 
 def cost(layer: Layer, rows: int) -> float:
-    """Multiply-adds of the buckets, what they gather and sort, the layouts, three nodes a bucket and six more."""
+    """What its own buckets multiply and gather."""
     buckets = buckets_of([layer])
     weights = sum(bucket.weights.size for bucket in buckets)
     gathered = sum(bucket.columns.size for bucket in buckets) * layer.shape.n2
-    moved = price.ENTRY * (gathered + 2 * layer.shape.m) + price.TRANSPOSED * (layer.shape.m + layer.shape.n)
-    return weights * (price.SMALL * rows + price.WEIGHT) + rows * moved + (3 * len(buckets) + 6) * price.NODE
+    return price.blocks(layer.shape, rows, weights, gathered, len(buckets))
 
 
 def emit(layouts: Layouts, layers: Sequence[Layer], x: Feature) -> list[Feature]:

@@ -3,8 +3,8 @@ the factors."""
 
 from __future__ import annotations
 
+from kronfx import price
 from kronfx.deploy.find.layers import Layer
-from kronfx.deploy.lower.lowerings import price
 
 
 def refusal(_: Layer) -> None:
@@ -17,6 +17,5 @@ def stored(layer: Layer) -> int:
 
 
 def cost(layer: Layer, rows: int) -> float:
-    """``m n (N + 12)`` and a node."""
-    m, n = layer.survivors.dims
-    return m * n * (rows + price.WEIGHT) + price.NODE
+    """One large product."""
+    return price.dense(*layer.survivors.dims, rows)

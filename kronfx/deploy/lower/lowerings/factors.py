@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kronfx import cost as work
-from kronfx import kron
+from kronfx import kron, price
 from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.lower.layouts import Feature, Layouts
-from kronfx.deploy.lower.lowerings import price
 from kronfx.deploy.lower.lowerings.axes import no_axes
 from kronfx.deploy.nodes.values import Array, array_of
 from kronfx.errors import ExportError

@@ -16,9 +16,8 @@ from oracles import dense, random_factors
 
 from kronfx import deploy
 from kronfx.deploy.find.known import KnownWeight
-from kronfx.deploy.pipeline import Source
 from kronfx.deploy.pipeline import deploy as deploy_graph
-from kronfx.deploy.sparsify import read_source
+from kronfx.deploy.source import Source, read_source
 from kronfx.layers import Factors
 from kronfx.records import Evaluation, KroneckerShape
 

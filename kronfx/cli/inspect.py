@@ -1,0 +1,26 @@
+"""``kronfx inspect``: would this ONNX file gain?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kronfx.cli.verb import Answer
+from kronfx.deploy import forecast
+from kronfx.report import inspect as look
+
+File = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The ONNX file, whoever wrote it.")]
+Page = Annotated[Path | None, typer.Option("--html", metavar="PAGE.html", help="Also write what it holds as a page.")]
+
+
+def inspect(file: File, html: Page = None) -> Answer:
+    """Would this file gain? How many blocks of each weight are zero, at many shapes, and what that would give.
+
+    Nothing is run or written. The forecast is a cost model's; kronfx sparsify asks the clock.
+    """
+    report, expected = look(file), forecast(file)
+    if html is not None:
+        report.to_html(html)
+    return Answer(str(expected), {"forecast": expected.to_dict(), "report": report.to_dict()})
