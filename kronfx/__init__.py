@@ -21,11 +21,12 @@ from kronfx.errors import KronfxError
 from kronfx.graph import fold, graph, to_bsr
 from kronfx.layers import Factors, factors
 from kronfx.records import KroneckerShape, Plan, Rates, Solution
-from kronfx.report import Report, inspect
+from kronfx.report import Comparison, Report, compare, inspect
 from kronfx.solver import solve
 from kronfx.trained import prune, recover
 
 __all__ = [
+    "Comparison",
     "ExportReport",
     "Factors",
     "KroneckerShape",
@@ -37,6 +38,7 @@ __all__ = [
     "Timings",
     "Tuning",
     "calibrate",
+    "compare",
     "export_onnx",
     "factorize",
     "factors",

@@ -6,7 +6,7 @@ before it deploys; the stages themselves never import one another, so this is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,11 +19,13 @@ from kronfx.clock import rates_here
 from kronfx.clock import tune as tune_layers
 from kronfx.cost import cheapest
 from kronfx.energy import Energies
-from kronfx.errors import ExportError, FactorizeError, PlanError, PruneError, warn
+from kronfx.errors import ExportError, FactorizeError, PlanError, PruneError, said_by, warn
 from kronfx.graph.swap import copied
 from kronfx.layers import FactoredLayer, KroneckerConv, KroneckerLinear, factored_sites, full_precision, require_module
 from kronfx.options import keywords
 from kronfx.planner import PlanKeywords, PlanOptions, plan_sites
+from kronfx.planner.wishes import selected
+from kronfx.records import KroneckerShape
 from kronfx.tables import abbreviated
 
 Start = Literal["random", "nearest", "calibrated"]
@@ -31,15 +33,20 @@ Start = Literal["random", "nearest", "calibrated"]
 
 @keywords(PlanOptions)
 @full_precision()
-def plan(model: nn.Module, **wishes: Unpack[PlanKeywords]) -> records.Plan:
+def plan(model: nn.Module, *, batches: Iterable[Any] | None = None, **wishes: Unpack[PlanKeywords]) -> records.Plan:
     """Choose what every linear map ``W [m, n]`` of a model becomes: a block shape, a rank and an evaluation.
 
+    With ``batches`` of what a trained model is called with (tensors, tuples of arguments or dicts of keyword arguments;
+    a few dozen), the energy of a choice is that of the map's outputs on them: the share of ``tr(W H W^T)``,
+    ``H = E[x x^T]``, that the factors of ``init="calibrated"`` keep. Budgets then spend where it matters, and shapes,
+    plain low rank among them, are chosen by what the maps see. Takes the fits of several shapes and ranks a map.
     Raises PlanError.
     """
-    return _planned(model, PlanOptions(**wishes))
+    with said_by(PlanError, PruneError):
+        return _planned(model, PlanOptions(**wishes), None if batches is None else compress.listed(batches))
 
 
-def _planned(model: nn.Module, options: PlanOptions) -> records.Plan:
+def _planned(model: nn.Module, options: PlanOptions, batches: Sequence[Any] | None) -> records.Plan:
     require_module(model, PlanError)
     found = graph_stage.discover(model, options.untie)
     branches = records.Branches()
@@ -50,11 +57,38 @@ def _planned(model: nn.Module, options: PlanOptions) -> records.Plan:
         found.refusals,
         options,
         branches=branches,
-        types={match.site.name: type(match.owner) for match in found.matches},
+        types=_types(found),
         model_parameters=sum(p.numel() for p in model.parameters() if not nn.parameter.is_lazy(p)),
-        energies=Energies({match.site.name: match.matrix for match in found.matches}) if options.energy else None,
+        energies=_energies(model, found, options, batches),
         clock=_clock(options) if found.sites else None,
     )
+
+
+def _energies(
+    model: nn.Module, found: graph_stage.Discovery, options: PlanOptions, batches: Sequence[Any] | None
+) -> Energies | compress.OutputEnergies | None:
+    """Those of the outputs where there are batches, those of the weights where they are asked for; else none.
+
+    Raises PlanError, PruneError.
+    """
+    if batches is None and not options.energy:
+        return None
+    weights = Energies({match.site.name: match.matrix for match in found.matches})
+    if batches is None:
+        return weights
+    wanted, running = selected(found.sites, _types(found), options.include, options.exclude), copied(model, PlanError)
+    matches = (m for m in graph_stage.discover(running, options.untie).matches if m.site.name in wanted)
+    maps = [_map(match, KroneckerShape(match.site.m, match.site.n, 1, 1)) for match in matches]
+    return compress.OutputEnergies(running, maps, batches, weights)
+
+
+def _types(found: graph_stage.Discovery) -> dict[str, type]:
+    """The classes of the modules that the sites live in."""
+    return {match.site.name: type(match.owner) for match in found.matches}
+
+
+def _map(match: graph_stage.Match, grid: KroneckerShape) -> compress.Map:
+    return compress.Map(match.site, match.owner, match.target, grid, match.transposed, match.convolution)
 
 
 def _clock(options: PlanOptions) -> records.Rates | None:
@@ -76,7 +110,8 @@ def factorize(
 ) -> nn.Module:
     """Rewrite the linear maps of a model into Kronecker-factored ones, ready to train: the one call.
 
-    Without a ``plan``, one is made from the options below, as :func:`plan` does. ``init="random"`` starts anew, with
+    Without a ``plan``, one is made from the options below (and, within a budget, from the ``batches``), as :func:`plan`
+    does. ``init="random"`` starts anew, with
     the spread of the weights it replaces; ``init="nearest"`` starts from the nearest factors of the weights, and
     ``init="calibrated"`` from those whose outputs come nearest to the weights' outputs on the inputs that each map gets
     while a copy of the model runs the ``batches``: ``min tr((W - W') H (W - W')^T)``, ``H = E[x x^T]``, by alternating
@@ -95,16 +130,20 @@ def factorize(
     if tune and examples is None:
         remedy = "pass example_inputs=, which show how many rows each layer sees"
         raise FactorizeError("", "tune=True without example_inputs", "inputs as the model takes them", remedy)
+    with said_by(FactorizeError, PruneError):
+        kept = None if batches is None else compress.listed(batches)
     beside = [name for name in plan_options if not (tune and name == "example_inputs")]
     if plan is not None and beside:
         found = f"a plan and the options {', '.join(beside)}"
         raise FactorizeError("", found, "one of the two", "put the options into kronfx.plan")
     if plan is None:
-        plan = _planned(model, PlanOptions(**(plan_options if init == "random" else _trained(plan_options))))
+        options = PlanOptions(**(plan_options if init == "random" else _trained(plan_options)))
+        budgeted = options.max_params is not None or options.max_flops is not None
+        plan = _planned(model, options, kept if budgeted else None)
     if not isinstance(plan, records.Plan):
         raise FactorizeError("", f"a plan of type {type(plan).__name__}", "a kronfx Plan", "make one with kronfx.plan")
-    if batches is not None:
-        rewritten = _calibrated(model, plan, batches, inplace)
+    if kept is not None:
+        rewritten = _calibrated(model, plan, kept, inplace)
     else:
         rewritten = graph_stage.factorize(model, plan, cast(graph_stage.Init, init), inplace)
     if not plan.choices:
@@ -122,21 +161,19 @@ def _require_batches(init: Start, batches: Iterable[Any] | None) -> None:
         raise FactorizeError("", found, "batches for init='calibrated', and for no other", remedy)
 
 
-def _calibrated(model: nn.Module, plan: records.Plan, batches: Iterable[Any], inplace: bool) -> nn.Module:
+def _calibrated(model: nn.Module, plan: records.Plan, batches: Sequence[Any], inplace: bool) -> nn.Module:
     """The model rewritten, with the factors that fit its own inputs. Raises FactorizeError."""
     if len(plan.sites) < len(plan.choices):
         found, remedy = "a plan with candidates", "choose one block for each site, or init='nearest'"
         raise FactorizeError("", found, "one choice a site for init='calibrated'", remedy)
     running, choices = copied(model, FactorizeError), {choice.site.name: choice for choice in plan.choices}
     maps = {
-        compress.Map(m.site, m.owner, m.target, choices[m.site.name].shape, m.transposed, m.convolution): choice.rank
+        _map(m, choice.shape): choice.rank
         for m in graph_stage.discover(running, untie=True).matches
         if (choice := choices.get(m.site.name)) is not None
     }
-    try:
-        fitted = compress.fit_factors(running, maps, compress.listed(batches))
-    except PruneError as error:
-        raise FactorizeError(error.where, error.found, error.needed, error.remedy) from error
+    with said_by(FactorizeError, PruneError):
+        fitted = compress.fit_factors(running, maps, batches)
     rewritten = graph_stage.factorize(model, plan, "nearest", inplace)
     for name, layer in factored_sites(rewritten).items():
         if name in fitted and name in choices and isinstance(layer, KroneckerLinear):

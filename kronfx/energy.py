@@ -20,6 +20,8 @@ class Energies:
     PlanError where one has no values, or none that are finite.
     """
 
+    measure, spanning = "energy", False
+
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
         self._known: dict[tuple[str, KroneckerShape], list[float]] = {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar
 
@@ -113,6 +115,15 @@ class InspectError(KronfxError):
     """There is nothing here that kronfx can describe."""
 
     stage = "inspect"
+
+
+@contextmanager
+def said_by(verb: type[KronfxError], stage: type[KronfxError]) -> Iterator[None]:
+    """What a stage says about names and batches is said by the verb that was called."""
+    try:
+        yield
+    except stage as error:
+        raise verb(error.where, error.found, error.needed, error.remedy) from error.__cause__
 
 
 def reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from typer.testing import CliRunner
@@ -18,9 +19,10 @@ class Said:
     err: str
 
 
-def kronfx(*words: object) -> Said:
+def kronfx(*words: object, environment: Mapping[str, str] | None = None) -> Said:
     """``kronfx WORDS``; what it lets pass is raised."""
-    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="kronfx", catch_exceptions=False)
+    given = [str(word) for word in words]
+    result = CliRunner().invoke(app, given, prog_name="kronfx", env=environment, catch_exceptions=False)
     return Said(result.exit_code, result.stdout, result.stderr)
 
 

@@ -18,7 +18,15 @@ from torch import nn
 
 import kronfx as kx
 from kronfx.compress import PruneKeywords, PruneOptions, RecoverKeywords, RecoverOptions
-from kronfx.deploy.options import ExportKeywords, ExportOptions, SparsifyKeywords, SparsifyOptions
+from kronfx.deploy.bench import bench
+from kronfx.deploy.options import (
+    BenchKeywords,
+    BenchOptions,
+    ExportKeywords,
+    ExportOptions,
+    SparsifyKeywords,
+    SparsifyOptions,
+)
 from kronfx.options import about, keywords, option, settle
 from kronfx.planner import PlanKeywords, PlanOptions
 from kronfx.solver import SolveKeywords, SolveOptions
@@ -30,6 +38,7 @@ VERBS: dict[Callable[..., Any], tuple[type, type, list[str]]] = {
     kx.recover: (RecoverOptions, RecoverKeywords, ["model", "teacher", "batches"]),
     kx.export_onnx: (ExportOptions, ExportKeywords, ["model", "path", "example_inputs"]),
     kx.sparsify_onnx: (SparsifyOptions, SparsifyKeywords, ["src", "dst"]),
+    bench: (BenchOptions, BenchKeywords, ["path"]),
     kx.solve: (SolveOptions, SolveKeywords, ["out_features", "in_features"]),
 }
 CASES = [pytest.param(verb, *case, id=verb.__name__) for verb, case in VERBS.items()]

@@ -14,7 +14,7 @@ ROOT = Path(kronfx.__file__).parent
 # A module may import from its own room and from rooms of a lower level; rooms of one level never import each other.
 LEVELS = {
     "errors": 0, "options": 1, "tables": 1, "files": 1, "progress": 1, "records": 2, "svg": 2,
-    "cost": 3, "kron": 3, "price": 3, "distance": 3,
+    "cost": 3, "kron": 3, "price": 3, "distance": 3, "page": 3,
     "solver": 4, "layers": 4, "energy": 4,
     "clock": 5, "planner": 5, "graph": 5, "train": 5, "compress": 5, "deploy": 5,
     "report": 6, "api": 6, "trained": 6, "checkpoint": 6, "": 7, "cli": 7, "__main__": 8,
@@ -25,12 +25,12 @@ INSIDE = {
     "deploy": {
         "nodes": 0, "quiet": 0, "records": 0,
         "options": 1, "storage": 1, "opening": 1,
-        "find": 2, "prove": 2, "read": 2,
+        "find": 2, "prove": 2, "read": 2, "rivals": 2,
         "lower": 3, "capture": 3, "write": 3, "source": 3,
         "choose": 4,
         "pipeline": 5, "forecast": 5,
         "export": 6, "sparsify": 6,
-        "": 7,
+        "bench": 7, "": 7,
     },
     "train": {
         "options": 0, "state": 0, "unfactored": 0,
@@ -50,8 +50,12 @@ HOMES = {
     "transformers": {"train"},
     "lightning": {"train"},
     "scipy": {"planner", "clock"},
+    "networkx": {"page"},
+    "vl_convert": {"page"},
 }
-NO_TORCH = {"errors", "options", "tables", "files", "svg", "records", "cost", "price", "solver", "planner"}
+NO_TORCH = {
+    "errors", "options", "tables", "files", "svg", "records", "cost", "price", "page", "solver", "planner",
+}  # fmt: skip
 
 
 def room_of(path: str) -> str:

@@ -7,9 +7,9 @@ import inspect
 import kronfx as kx
 
 PUBLIC = {
-    "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution", "Timings",
-    "Tuning", "calibrate", "export_onnx", "factorize", "factors", "fold", "graph", "inspect", "load", "plan", "prune",
-    "recover", "save", "solve", "sparsify_onnx", "to_bsr", "train", "tune",
+    "Comparison", "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution",
+    "Timings", "Tuning", "calibrate", "compare", "export_onnx", "factorize", "factors", "fold", "graph", "inspect",
+    "load", "plan", "prune", "recover", "save", "solve", "sparsify_onnx", "to_bsr", "train", "tune",
 }  # fmt: skip
 
 

@@ -102,18 +102,25 @@ def show(rows: Sequence[Row]) -> str:
     return "\n".join([table, "", *lines])
 
 
+def block(text: str) -> Block:
+    """``64x16``."""
+    m2, n2 = map(int, text.split("x"))
+    return m2, n2
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or read what was measured; print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", type=Path, dest="earlier", help="JSON of an earlier run, in place of one")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--blocks", type=block, nargs="+", default=BLOCKS, help="output rows first, as in 64x16")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bursts", type=int, default=5)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     clock = Clock(given.threads, given.bursts)
-    rows = read(given.earlier) if given.earlier else measured(clock, BLOCKS, given.layers)
+    rows = read(given.earlier) if given.earlier else measured(clock, given.blocks, given.layers)
     if given.json:
         write(given.json, json.dumps([asdict(row) for row in rows], indent=1).encode(), kx.KronfxError)
     print(show(rows))

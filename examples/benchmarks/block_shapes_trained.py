@@ -113,7 +113,7 @@ def characters(path: Path | None) -> Task:
         rows=WINDOWS * CONTEXT,
         rate=1e-3,
         steps=400,
-        blocks=((32, 32), (128, 8), (64, 16), (16, 64)),
+        blocks=((32, 32), (128, 8), (64, 16), (16, 64), (8, 128)),
     )
 
 

@@ -9,19 +9,17 @@ from pathlib import Path
 
 import torch
 from inference_models import (
-    RUN,
     Shape,
     Workload,
     export_dense,
-    four_bits,
     maps,
-    quantized,
     sparse_initializers,
     zero_blocks,
 )
 from torch import nn
 
 import kronfx as kx
+from kronfx.deploy.rivals import RUN, quantized
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def source(workload: Workload, zero: float, block: int, folder: Path) -> Source:
     removed = zero_blocks(model, (block, block), zero)
     dense = export_dense(model, workload, folder / "dense.onnx")
     int8, int4 = folder / "dense int8.onnx", folder / "dense int4.onnx"
-    return Source(model, removed, dense, quantized(dense, int8), four_bits(dense, int4))
+    return Source(model, removed, dense, quantized("int8", dense, int8), quantized("int4", dense, int4))
 
 
 def files(case: Case, folder: Path) -> Iterator[File]:

@@ -4,7 +4,6 @@ and their dense ONNX files by plain ``torch.onnx.export``. Nothing here knows kr
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,13 +16,10 @@ import timm
 import torch
 import transformers
 from onnx import numpy_helper
-from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Shape = tuple[int, ...]
-RUN = 32  # entries that share a scale in 4 bits
-_FACTORS = ("alpha", "beta")  # of a Gemm
 WIDE = {"num_hidden_layers": 4, "vocab_size": 1}
 
 
@@ -138,11 +134,6 @@ def export_dense(model: nn.Module, workload: Workload, path: Path) -> Path:
     proto = program.model_proto
     for node in proto.graph.node:
         del node.metadata_props[:]
-    # quantize_dynamic turns the weights of a Gemm around, but not the shapes noted for them, and then fails on those.
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    shapes = [value for value in proto.graph.value_info if value.name not in weights]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(shapes)
     onnx.save(proto, path)
     return path
 
@@ -162,45 +153,3 @@ def sparse_initializers(source: Path, path: Path) -> Path:
         graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, dense.shape))
     onnx.save(proto, path)
     return path
-
-
-def quantized(source: Path, path: Path) -> Path:
-    """The file in 8 bits by onnxruntime's dynamic quantization, as it comes."""
-    logging.disable(logging.WARNING)  # it advises a preprocessing that changes nothing here
-    quantize_dynamic(source, path)
-    logging.disable(logging.NOTSET)
-    return path
-
-
-def four_bits(source: Path, path: Path) -> Path:
-    """The file with the weight of every product in 4 bits, by onnxruntime's quantizer at its fastest, the sums in 8.
-
-    It knows no Gemm, which becomes a MatMul and an Add beforehand.
-    """
-    logging.root.addHandler(logging.NullHandler())  # or the import would print what all libraries log
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    proto = onnx.load(source)
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes = [made for node in proto.graph.node for made in _without_gemm(node, weights)]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    logging.disable(logging.WARNING)  # it tells of every product
-    quantizer = MatMulNBitsQuantizer(proto, block_size=RUN, is_symmetric=True, accuracy_level=4)
-    quantizer.process()
-    logging.disable(logging.NOTSET)
-    onnx.save(quantizer.model.model, path)
-    return path
-
-
-def _without_gemm(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
-    """The node, or the MatMul and the Add that do the same; its weight is turned in place."""
-    settings = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if node.op_type != "Gemm" or settings.get("transA", 0) or any(settings.get(name, 1) != 1 for name in _FACTORS):
-        return [node]
-    x, W, *bias = node.input
-    if settings.get("transB", 0):
-        weights[W].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[W]).T.copy(), W))
-    product = f"{node.output[0]}/product" if bias else node.output[0]
-    made = [onnx.helper.make_node("MatMul", [x, W], [product], f"{node.name}/MatMul")]
-    return [*made, onnx.helper.make_node("Add", [product, *bias], node.output, f"{node.name}/Add")] if bias else made

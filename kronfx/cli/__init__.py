@@ -11,22 +11,26 @@ from collections.abc import Callable
 
 import typer
 
+from kronfx.cli.bench import bench
+from kronfx.cli.demo import demo
 from kronfx.cli.doctor import doctor
 from kronfx.cli.inspect import inspect
 from kronfx.cli.plan import plan
 from kronfx.cli.solve import solve
 from kronfx.cli.sparsify import sparsify
 from kronfx.cli.verb import Answer, command
-from kronfx.deploy.options import SparsifyOptions
+from kronfx.deploy.options import BenchOptions, SparsifyOptions
 from kronfx.planner import PlanOptions
 from kronfx.solver import SolveOptions
 
 VERBS: dict[Callable[..., Answer], type | None] = {
     inspect: None,
     sparsify: SparsifyOptions,
+    bench: BenchOptions,
     plan: PlanOptions,
     solve: SolveOptions,
     doctor: None,
+    demo: None,
 }
 
 app = typer.Typer(

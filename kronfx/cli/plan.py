@@ -56,5 +56,7 @@ def model_of(maker: str) -> nn.Module:
     finally:
         sys.path.remove(here)
     if not isinstance(model, nn.Module):
-        raise PlanError("", f"{maker} makes a {type(model).__name__}", "a torch.nn.Module", "name what makes the model")
+        raise PlanError(
+            "", f"{maker} makes something of type {type(model).__name__}", "a torch.nn.Module", "name its maker"
+        )
     return model

@@ -1,7 +1,8 @@
 """How the options of the verbs are said in a shell: each type that a field of options has is one row of ``SAID``.
 
 A row says how a value is written and read; names, defaults and meanings are the field's own. A new option needs nothing
-here unless its type is new: then a row, or its name with a reason in ``UNSAID`` of ``tests/cli/test_options.py``.
+here unless its type is new: then a row, or, where no shell can say it, a line with the reason in
+``tests/cli/test_options.py``, which holds options and keywords together.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -80,6 +82,10 @@ def _pair(text: str) -> int | tuple[int | None, ...]:
     return tuple(_whole(side) if side else None for side in text.split("x"))
 
 
+def _sizes(text: str) -> tuple[Any, ...]:
+    return tuple(map(_pair, text.split(",")))
+
+
 def _blocks(text: str) -> Any:
     """``4x4``, or several, which are candidates: ``4x4,8x8``."""
     blocks = [_pair(block) for block in text.split(",")]
@@ -121,9 +127,13 @@ def _rates(text: str) -> Rates:
 
 def _arrays(text: str) -> Mapping[str, Any]:
     """The arrays of an ``.npz`` file by name; nothing is unpickled."""
-    with np.load(text, allow_pickle=False) as arrays:
-        if not isinstance(arrays, Mapping):
-            raise ValueError(f"{text} holds one array without a name; an .npz file has names")
+    try:
+        arrays = np.load(text, allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile):
+        raise ValueError(f"{text} is no .npz file") from None
+    if not isinstance(arrays, Mapping):
+        raise ValueError(f"{text} holds an array without a name, and an .npz file has names")
+    with arrays:
         return dict(arrays)
 
 
@@ -131,6 +141,7 @@ SAID: dict[object, Said] = {
     int: Said("N", _once(_whole)),
     float: Said("SHARE", _once(_number)),
     Sequence[int]: Said("N,N,...", _once(_wholes)),
+    Sequence[deploying.Rows]: Said("N|BATCHxLENGTH,...", _once(_sizes)),
     planning.RankWish: Said("R|full|NAME=R", _by_name(_rank), ("full",)),
     planning.BlockWish: Said("M2xN2[,...]|NAME=M2xN2", _by_name(_blocks)),
     Pair: Said("M2xN2|N", _once(_pair)),

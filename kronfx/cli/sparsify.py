@@ -11,7 +11,6 @@ from typing_extensions import Unpack
 from kronfx.cli.verb import Answer
 from kronfx.deploy import sparsify_onnx
 from kronfx.deploy.options import SparsifyKeywords
-from kronfx.report import inspect
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="The ONNX file, whoever wrote it.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Where the new file goes.")]
@@ -27,5 +26,5 @@ def sparsify(source: Source, target: Target, report: Page = None, **wishes: Unpa
     """
     done = sparsify_onnx(source, target, **wishes)
     if report is not None:
-        inspect(target).to_html(report)
+        done.to_html(report)
     return Answer(str(done), done.to_dict())

@@ -4,6 +4,7 @@ What was measured: ``kronfx/decisions/one_shot.md``.
 """
 
 from kronfx.compress.calibration import listed
+from kronfx.compress.energies import OutputEnergies
 from kronfx.compress.fit import fit_factors
 from kronfx.compress.maps import Map
 from kronfx.compress.options import PruneKeywords, PruneOptions
@@ -13,6 +14,7 @@ from kronfx.compress.recover import RecoverKeywords, RecoverOptions, recover
 __all__ = [
     "Copy",
     "Map",
+    "OutputEnergies",
     "PruneKeywords",
     "PruneOptions",
     "RecoverKeywords",

@@ -17,11 +17,13 @@ from kronfx.records import Refusal, Site
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ranked:
-    """The candidates of a map, one for each member of its stack, or the ``reason`` why it is left alone."""
+    """The candidates of a map, one for each member of its stack, or the ``reason`` why it is left alone; what its
+    outputs are ``worth``."""
 
     site: Site
     candidates: tuple[Candidate, ...] = ()
     reason: str = ""
+    worth: float = 0.0
 
     @property
     def refusal(self) -> Refusal:
@@ -42,7 +44,7 @@ def ranked(record: Record, options: PruneOptions) -> Ranked:
         floor = options.floor if moments.rows else 1.0
         area = subject.grid.m2 * subject.grid.n2
         candidates.append(Candidate(subject.site, path.to("cpu"), area, floor))
-    return Ranked(subject.site, tuple(candidates))
+    return Ranked(subject.site, tuple(candidates), worth=record.worth)
 
 
 def choice(found: Sequence[Ranked], target: float | Mapping[str, float], shares: Shares) -> list[list[Tensor]]:

@@ -15,6 +15,8 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,17 +34,34 @@ def fitted_factors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``S [m1, n1], A [r, m1, n1], B [r, m2, n2]`` for ``W [m, n]`` and ``H [n, n]``, from the nearest factors on.
 
-    Takes ``8 n^2`` bytes besides ``H``.
+    Where a block spans all inputs (``n1 = 1``) no sweep is needed: ``B`` alone is multiplied with them. Takes ``8 n^2``
+    bytes besides ``H``.
     """
-    S, A, B = kron.nearest_factors(W, shape, rank)
+    return _spanning(W, H, shape, rank) if shape.n1 == 1 else next(fitted_ranks(W, H, shape, (rank,), sweeps))
+
+
+def fitted_ranks(
+    W: Tensor, H: Tensor, shape: KroneckerShape, ranks: Sequence[int], sweeps: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The factors of each rank by as many sweeps."""
+    S, nearest_A, nearest_B = kron.nearest_factors(W, shape, max(ranks))
     surplus = shape.n - W.shape[1]
     T = kron.blocks_of(W @ H, shape)  # [m1, n1, m2, n2]
     Hp = F.pad(H, (0, surplus, 0, surplus)).unflatten(1, (shape.n1, -1)).unflatten(0, (shape.n1, -1))
     Hp = Hp.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)  # [j j', k k']
-    for _ in range(sweeps):
-        B = _B_step(S * A, T, Hp, shape)
-        A, B = _balanced(_A_step(S, B, T, Hp, shape), B)
-    return S, A, B
+    for rank in ranks:
+        A, B = nearest_A[:rank], nearest_B[:rank]
+        for _ in range(sweeps):
+            B = _B_step(S * A, T, Hp, shape)
+            A, B = _balanced(_A_step(S, B, T, Hp, shape), B)
+        yield S, A, B
+
+
+def _spanning(W: Tensor, H: Tensor, shape: KroneckerShape, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The least error there is: of ``W L``, ``H = L L^T``, the nearest factors ``S, A, B L``."""
+    root = torch.block_diag(torch.linalg.cholesky(H), torch.eye(shape.n - len(H)).to(H))
+    S, A, B = kron.nearest_factors(F.pad(W, (0, shape.n - len(H))) @ root, shape, rank)
+    return S, A, torch.linalg.solve_triangular(root, B, upper=False, left=False)
 
 
 def _B_step(A: Tensor, T: Tensor, Hp: Tensor, shape: KroneckerShape) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kronfx.compress.maps import precise
 from kronfx.layers import Convolution
 from kronfx.records import KroneckerShape
 
@@ -47,14 +46,13 @@ class Moments:
         x = wide(x)
         self.rows += len(x)
         self.eps = max(self.eps, torch.finfo(x.dtype).eps)
-        self.x = self.x.to(x.device) + precise(x.sum(0))
-        self.xx = self.xx.to(x.device) + precise(x.mT @ x)
+        self.x, self.xx = added(self.x, x.sum(0)), added(self.xx, x.mT @ x)
 
     def take_gradients(self, g: Tensor) -> None:
         """Rows ``g [N, m]``."""
         m1, m2, _ = self.gg.shape
         g = F.pad(wide(g), (0, m1 * m2 - g.shape[1])).unflatten(1, (m1, m2)).transpose(0, 1)
-        self.gg = self.gg.to(g.device) + precise(g.mT @ g)
+        self.gg = added(self.gg, g.mT @ g)
 
     @property
     def mean(self) -> Tensor:
@@ -66,17 +64,22 @@ class Moments:
 
         Of inputs that never vary the difference is rounding, which need not be positive: as much is added to it.
         """
-        raw = self.xx / max(self.rows, 1)
-        if not centred:
-            return raw
-        H = raw - torch.outer(self.mean, self.mean)
-        H.diagonal().add_(ROUNDING * math.sqrt(len(raw)) * self.eps * raw.diagonal().mean())
+        H = self.xx / max(self.rows, 1)
+        if centred:
+            rounding = ROUNDING * math.sqrt(len(H)) * self.eps * float(H.diagonal().mean())
+            H.addr_(self.mean, self.mean, alpha=-1).diagonal().add_(rounding)
         return H
 
     @property
     def is_finite(self) -> bool:
         """Whether no NaN and no infinity went in."""
         return bool(torch.isfinite(self.xx.sum()) & torch.isfinite(self.gg.sum()))
+
+
+def added(total: Tensor, values: Tensor) -> Tensor:
+    """A sum in float64 and what comes to it, where the values are; in place if it lies there."""
+    values = values.cpu() if values.device.type == "mps" else values
+    return total.to(values.device).add_(values)
 
 
 def wide(x: Tensor) -> Tensor:

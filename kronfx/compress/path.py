@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kronfx import kron
+from kronfx.progress import bar
 from kronfx.records import KroneckerShape
 
-MEMORY = 2**28  # bytes of the inverses of the rows that are walked at once; one row at least
-WASTE = 0.75  # the share of places still in use below which those of blocks that went are given up
+MEMORY = 2**28  # bytes of what was taken from the inverses of the rows that are walked at once; one row at least
+TOLERANCE = 1e-3  # what float32 may make of a cost, as a share of it; else float64
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,14 +48,31 @@ def sorted_path(costs: Tensor) -> Path:
 def surgeon_path(W: Tensor, H: Tensor, grid: KroneckerShape) -> Path:
     """The path of ``W [m, n]`` for inputs of the moments ``H [n, n]``, which is positive definite.
 
-    ``8 n^2`` bytes for each row that is walked, of which as many are walked at once as fit into ``MEMORY``.
+    Rows of blocks are walked together as far as ``MEMORY`` goes: a row takes ``4 n^2`` bytes, in float64 twice that.
+    Besides ``H`` and ``W`` it takes ``16 n^2`` bytes for a while, and while the rows are walked their ``4 n^2``.
     """
+    tiles = _inverse(H, grid)
     surplus = grid.n - len(H)
-    inverse = torch.block_diag(torch.cholesky_inverse(torch.linalg.cholesky(H)), torch.eye(surplus).to(H))
     rows = F.pad(W, (0, surplus, 0, grid.m - len(W))).unflatten(0, (grid.m1, grid.m2))
-    at_once = max(1, MEMORY // (8 * grid.n**2))
-    walked = [_walk(part, inverse, grid.n2) for part in rows.split(at_once)]
-    return Path(torch.cat([path.order for path in walked]), torch.cat([path.costs for path in walked]))
+    at_once = max(1, MEMORY // (tiles.itemsize * grid.n**2))
+    portions, walked = rows.split(at_once), []
+    with bar("its rows of blocks", len(portions)) as advance:
+        for portion in portions:
+            walked.append(_walk(portion.to(tiles), tiles))
+            advance()
+    return Path(torch.cat([path.order for path in walked]), torch.cat([path.costs for path in walked]).to(W))
+
+
+def _inverse(H: Tensor, grid: KroneckerShape) -> Tensor:
+    """``H^-1`` in blocks ``[n1, n1, n2, n2]``, in float32 where that does for the path.
+
+    What rounding leaves on ``Hi_kk`` is a share of what it was at first; in the end it is ``1 / H_kk``.
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
+    error = torch.finfo(torch.float32).eps * float((H.diagonal() * inverse.diagonal()).max())
+    inverse = inverse.to(torch.float32 if error < TOLERANCE else torch.float64)
+    inverse = torch.block_diag(inverse, torch.eye(grid.n - len(H)).to(inverse))
+    return kron.blocks_of(inverse, KroneckerShape(grid.n1, grid.n1, grid.n2, grid.n2)).contiguous()
 
 
 def weighed(W: Tensor, G: Tensor, grid: KroneckerShape) -> Tensor:
@@ -66,49 +84,37 @@ def weighed(W: Tensor, G: Tensor, grid: KroneckerShape) -> Tensor:
     return scaled.flatten(0, 1)
 
 
-def _walk(W: Tensor, inverse: Tensor, n2: int) -> Path:
-    """The path of these rows ``W [R, m2, n]``, all of them a step at a time."""
-    count = len(W)
-    every, W = torch.arange(count, device=W.device), W.clone()
-    Hi = inverse.expand(count, -1, -1).clone()
-    names = torch.arange(W.shape[2] // n2, device=W.device).expand(count, -1)
-    gone = torch.zeros_like(names, dtype=torch.bool)
+def _walk(W: Tensor, tiles: Tensor) -> Path:
+    """The path of these rows ``W [R, m2, n]``, all of them a step at a time; ``tiles [n1, n1, n2, n2]`` of ``H^-1``.
+
+    The last block that stays takes the place of the one that goes: those that stay are the first ``a`` places.
+    """
+    count, n1, n2 = len(W), len(tiles), tiles.shape[2]
+    every = torch.arange(count, device=W.device)
+    names = torch.arange(n1, device=W.device).repeat(count, 1)
+    W = W.mT.unflatten(1, (n1, n2)).contiguous()  # [R, n1, n2, m2]
+    D = tiles.diagonal().permute(2, 0, 1).repeat(count, 1, 1, 1)
+    U = W.new_empty(count, n1, n2, n1 * n2)
     order, costs = [], []
-    for left in range(names.shape[1], 0, -1):
-        if left <= WASTE * names.shape[1]:
-            W, Hi, names, gone = _kept(W, Hi, names, gone, n2)
-        roots, scaled = _scaled(W, Hi, gone, n2)
-        cost = scaled.square().sum((-2, -1)).masked_fill(gone, torch.inf)
-        least = cost.min(dim=1)
-        cheapest = least.indices
-        order.append(names[every, cheapest])
+    for a in range(n1, 0, -1):
+        done = n2 * (n1 - a)
+        roots = torch.linalg.cholesky(D[:, :a])
+        scaled = torch.linalg.solve_triangular(roots, W[:, :a], upper=False)  # L^-1 W_pj^T, for L L^T = Hi_jj
+        least = scaled.square().sum((-2, -1)).min(dim=1)
+        j = least.indices
+        order.append(names[every, j])
         costs.append(least.values)
-        across = Hi.unflatten(1, (-1, n2))[every, cheapest]  # [R, n2, n]
-        across = torch.linalg.solve_triangular(roots[every, cheapest], across, upper=False)
-        W.baddbmm_(scaled[every, cheapest].mT, across, alpha=-1)
-        Hi.baddbmm_(across.mT, across, alpha=-1)
-        gone[every, cheapest] = True
+        Hi = tiles[names[:, :a], order[-1][:, None]].flatten(1, 2)  # [R, a n2, n2], of before the first step
+        if done:
+            Hi.baddbmm_(U[:, :a, :, :done].flatten(1, 2), U[every, j, :, :done].mT, alpha=-1)
+        across = torch.linalg.solve_triangular(roots[every, j].mT, Hi, upper=True, left=False)
+        W[:, :a].flatten(1, 2).baddbmm_(across, scaled[every, j], alpha=-1)
+        U[:, :a, :, done : done + n2] = across.unflatten(1, (a, n2))
+        own = across.unflatten(1, (a, n2)).flatten(0, 1)
+        D[:, :a] -= (own @ own.mT).unflatten(0, (count, a))
+        for value in (names, W, D, U[..., : done + n2]):
+            value[every, j] = value[:, a - 1].clone()
     return Path(torch.stack(order, 1), torch.stack(costs, 1))
-
-
-def _scaled(W: Tensor, Hi: Tensor, gone: Tensor, n2: int) -> tuple[Tensor, Tensor]:
-    """``L`` and ``L^-1 W_pj^T`` of every block, for ``L L^T = Hi_jj``: ``[R, a, n2, n2]``, ``[R, a, n2, m2]``."""
-    diagonal = Hi.unflatten(2, (-1, n2)).unflatten(1, (-1, n2)).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-    identity = torch.eye(n2, dtype=Hi.dtype, device=Hi.device)
-    roots = torch.linalg.cholesky(torch.where(gone[..., None, None], identity, diagonal))
-    blocks = W.unflatten(2, (-1, n2)).permute(0, 2, 3, 1)
-    return roots, torch.linalg.solve_triangular(roots, blocks, upper=False)
-
-
-def _kept(W: Tensor, Hi: Tensor, names: Tensor, gone: Tensor, n2: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same without the blocks that went: as many in every row."""
-    count = len(names)
-    names = names[~gone].unflatten(0, (count, -1))
-    entries = (~gone).repeat_interleave(n2, dim=1).nonzero()[:, 1].unflatten(0, (count, -1))
-    W = W.gather(2, entries.unsqueeze(1).expand(-1, W.shape[1], -1))
-    Hi = Hi.gather(1, entries.unsqueeze(2).expand(-1, -1, Hi.shape[2]))
-    Hi = Hi.gather(2, entries.unsqueeze(1).expand(-1, entries.shape[1], -1))
-    return W, Hi, names, torch.zeros_like(names, dtype=torch.bool)
 
 
 def block_squares(W: Tensor, grid: KroneckerShape) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kronfx.compress.calibration import Loss, measured, ran
 from kronfx.compress.maps import Map, add_to, precise
-from kronfx.compress.moments import wide
+from kronfx.compress.moments import added, wide
 from kronfx.compress.refit import refitted
 from kronfx.compress.replay import Replay
 from kronfx.compress.taps import Tap, seen
@@ -42,49 +42,63 @@ class Survivors:
     bias: nn.Parameter | None
 
 
-class Shift:
-    """Sums over rows ``x`` of the trained model, ``x'`` of the pruned one, and ``d = r - r'``, in float64.
+@dataclass(eq=False, slots=True)
+class Stream:
+    """Of one map the sums over ``d = r - r'`` and over ``d x'^T``, where it ends a branch."""
 
-    ``8 n (2 n + m)`` bytes.
+    d: Tensor
+    dy: Tensor
+
+    @classmethod
+    def none(cls, subject: Map) -> Stream:
+        """Of no row."""
+        sizes = (subject.site.m,), (subject.site.m, subject.site.n)
+        return cls(*(torch.zeros(size, dtype=torch.float64) for size in sizes))
+
+
+class Shift:
+    """What the maps of one input get: sums over rows ``x`` of the trained model and ``x'`` of the pruned one, and what
+    each of them is added to, in float64.
+
+    ``16 n^2`` bytes, and ``8 m n`` for each of the maps; ``8 n^2`` more while one of them is fitted, besides its fit.
     """
 
-    def __init__(self, m: int, n: int) -> None:
-        self.rows, self.is_true = 0, True
-        sizes = {"x": (n,), "y": (n,), "d": (m,), "xy": (n, n), "yy": (n, n), "dy": (m, n)}
-        self.sums = {name: torch.zeros(size, dtype=torch.float64) for name, size in sizes.items()}
+    def __init__(self, maps: Sequence[Map]) -> None:
+        self.rows, self.is_true, n = 0, True, maps[0].site.n
+        self.x, self.y, self.xy, self.yy = (torch.zeros(s, dtype=torch.float64) for s in ((n,), (n,), (n, n), (n, n)))
+        self.streams = [Stream.none(subject) for subject in maps]
 
-    def take(self, trained: Tap, pruned: Tap) -> None:
+    def take(self, trained: Sequence[Tap], pruned: Sequence[Tap]) -> None:
         """What both models' maps saw of one batch: worth nothing once routing sent one of them more rows."""
-        self.is_true &= [len(x) for x in trained.xs] == [len(x) for x in pruned.xs]
+        rows = [[len(x) for x in tap.xs] for tap in (*trained, *pruned)]
+        self.is_true &= all(each == rows[0] for each in rows)
         if not self.is_true:
             return
-        anchored = len(trained.streams) == len(pruned.streams) == len(trained.xs)
-        for call, (x, y) in enumerate(zip(trained.xs, pruned.xs)):
+        for call, (x, y) in enumerate(zip(trained[0].xs, pruned[0].xs)):
             x, y = wide(x), wide(y)
             self.rows += len(x)
-            new = {"x": x.sum(0), "y": y.sum(0), "xy": x.mT @ y, "yy": y.mT @ y}
-            if anchored:
-                d = wide(trained.streams[call]) - wide(pruned.streams[call])
-                new |= {"d": d.sum(0), "dy": d.mT @ y}
-            for name, value in new.items():
-                self.sums[name] = self.sums[name].to(value.device) + precise(value)
+            self.x, self.y = added(self.x, x.sum(0)), added(self.y, y.sum(0))
+            self.xy, self.yy = added(self.xy, x.mT @ y), added(self.yy, y.mT @ y)
+            for stream, ours, theirs in zip(self.streams, trained, pruned):
+                if len(ours.streams) == len(theirs.streams) == len(ours.xs):
+                    d = wide(ours.streams[call]) - wide(theirs.streams[call])
+                    stream.d, stream.dy = added(stream.d, d.sum(0)), added(stream.dy, d.mT @ y)
 
     def fit(
-        self, W: Tensor, kept: Tensor, grid: KroneckerShape, damping: float, centred: bool
+        self, number: int, W: Tensor, kept: Tensor, grid: KroneckerShape, damping: float, centred: bool
     ) -> tuple[Tensor, Tensor]:
-        """``W' [m, n]`` and ``b' - b [m]``."""
-        mean = {name: value / self.rows for name, value in self.sums.items()}
-        C, H, D = mean["xy"], mean["yy"], mean["dy"]
-        raw = float(H.diagonal().mean())
+        """``W' [m, n]`` and ``b' - b [m]`` of one of the maps."""
+        x, y, d = self.x / self.rows, self.y / self.rows, self.streams[number].d / self.rows
+        H, W = self.yy / self.rows, W.to(self.yy)
+        T = (W @ self.xy + self.streams[number].dy) / self.rows
+        least = CONSTANT * float(H.diagonal().mean())
         if centred:
-            C = C - torch.outer(mean["x"], mean["y"])
-            H = H - torch.outer(mean["y"], mean["y"])
-            D = D - torch.outer(mean["d"], mean["y"])
-        added = damping * float(H.diagonal().mean()) + CONSTANT * raw or 1.0
-        identity = added * torch.eye(len(H)).to(H)
-        W = W.to(H)
-        fitted = refitted(W @ (C + identity) + D, H + identity, kept.to(H.device), grid)
-        return fitted, W @ mean["x"] + mean["d"] - fitted @ mean["y"]
+            H.addr_(y, y, alpha=-1)
+            T.addr_(W @ x + d, y, alpha=-1)
+        identity = damping * float(H.diagonal().mean()) + least or 1.0
+        H.diagonal().add_(identity)
+        fitted = refitted(T.add_(W, alpha=identity), H, kept.to(H.device), grid)
+        return fitted, W @ x + d - fitted @ y
 
 
 class Forwards:
@@ -156,22 +170,21 @@ def refit_on_prefix(
             for step in steps:
                 advance(f"on the prefix: {', '.join(tap.map.site.name for tap in step)}")
                 copies = [tap.anew(of[tap.map].pruned) for tap in step]
-                shifts = [Shift(tap.map.site.m, tap.map.site.n) for tap in step]
+                shift = Shift([tap.map for tap in step])
                 for number in range(batches):
                     theirs = trained.see(number, [tap.anew() for tap in step])
-                    ours = pruned.see(number, [tap.anew() for tap in copies])
-                    for shift, a, b in zip(shifts, theirs, ours):
-                        shift.take(a, b)
-                for tap, shift in zip(step, shifts):
-                    if shift.rows and shift.is_true:
-                        _set(of[tap.map], shift, damping)
+                    shift.take(theirs, pruned.see(number, [tap.anew() for tap in copies]))
+                if shift.rows and shift.is_true:
+                    for place, tap in enumerate(step):
+                        _set(of[tap.map], shift, place, damping)
                 trained.finish([tap.map for tap in step])
                 pruned.finish([tap.map for tap in copies])
 
 
-def _set(survivors: Survivors, shift: Shift, damping: float) -> None:
-    trained, pruned, bias = survivors.trained, survivors.pruned, survivors.bias
-    W, moved = shift.fit(trained.weights[0], survivors.kept[0], pruned.grid, damping, bias is not None)
-    pruned.write(W.unsqueeze(0))
+def _set(survivors: Survivors, shift: Shift, place: int, damping: float) -> None:
+    pruned, bias = survivors.pruned, survivors.bias
+    W, kept = survivors.trained.weights[0], survivors.kept[0]
+    fitted, moved = shift.fit(place, W, kept, pruned.grid, damping, bias is not None)
+    pruned.write(fitted.unsqueeze(0))
     if bias is not None and survivors.trained_bias is not None:
         add_to(bias, precise(survivors.trained_bias.detach()), moved)

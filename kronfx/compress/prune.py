@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kronfx.compress.calibration import Fisher
-from kronfx.compress.candidates import choice, ranked
+from kronfx.compress.candidates import Ranked, choice, ranked
 from kronfx.compress.criteria import CRITERIA
+from kronfx.compress.idle import Kept, settled
 from kronfx.compress.maps import Map, add_to, precise
 from kronfx.compress.moments import Moments
 from kronfx.compress.options import PruneOptions
@@ -46,25 +47,25 @@ def prune(
     found, rows = [], 0
     with bar("ranked", len(maps)) as advance:
         for record in samples.records(maps):
+            advance(f"ranked: {record.map.site.name}")
             found.append(ranked(record, options))
             rows = max(rows, *(moments.rows for moments in record.moments))
-            advance(f"ranked: {record.map.site.name}")
     refusals = tuple(one.refusal for one in found if one.reason)
     if len(refusals) == len(found):
         remedy = "look at kronfx.plan(model), and at what the batches make the model do"
         raise PruneError(found[0].site.label, found[0].reason, "one map at least that can be pruned", remedy)
-    keeps = [choice(found, copy.target, options.shares) for copy in copies]
+    keeps = [_chosen(copy, found, batches, options, fisher) for copy in copies]
     survivors: list[list[Survivors]] = [[] for _ in copies]
     layers: list[list[PrunedLayer]] = [[] for _ in copies]
     names = {parameter: name for name, parameter in model.named_parameters()}
     with bar("set anew", len(maps)) as advance:
         for number, record in enumerate(samples.records(maps)):
+            advance(f"set anew: {record.map.site.name}")
             for copy, kept, left, done in zip(copies, keeps, survivors, layers):
                 if kept[number]:
                     bias = None if record.bias is None else copy.model.get_parameter(names[record.bias])
                     left.append(Survivors(record.map, copy.maps[number], kept[number], record.bias, bias))
                     done.append(_written(record, left[-1], options))
-            advance(f"set anew: {record.map.site.name}")
     if options.refit == "prefix" and CRITERIA[options.how].refits:
         for copy, left in zip(copies, survivors):
             trained, pruned = (Forwards(each, batches, options.loss) for each in (model, copy.model))
@@ -73,6 +74,25 @@ def prune(
         Pruned(copy.target, options.how, options.shares, samples.weighed_by, rows, tuple(done), refusals)
         for copy, done in zip(copies, layers)
     ]
+
+
+def _chosen(
+    copy: Copy,
+    found: Sequence[Ranked],
+    batches: Sequence[Any],
+    options: PruneOptions,
+    fisher: Callable[[], Fisher] | None,
+) -> Kept:
+    """Of every map the blocks that stay. What feeds emptied maps is looked for where gradients are."""
+    choose = partial(choice, target=copy.target, shares=options.shares)
+    if fisher is None:
+        return choose(found)
+    return settled(
+        copy.maps,
+        found,
+        choose,
+        lambda: Samples(copy.model, batches[:1], options.memory, fisher).records(copy.maps),
+    )
 
 
 def _written(record: Record, survivors: Survivors, options: PruneOptions) -> PrunedLayer:

@@ -32,6 +32,11 @@ class Record:
             return "no gradient reached it: the outputs do not depend on it, or a forward cuts it off (no_grad, detach)"
         return None
 
+    @property
+    def worth(self) -> float:
+        """``E |g|^2`` of the gradients ``g`` of its outputs, as far as they were looked at."""
+        return sum(float(each.gg.diagonal(dim1=1, dim2=2).sum()) / max(each.rows, 1) for each in self.moments)
+
     def beside(self, parameters: list[nn.Parameter]) -> None:
         """Parameters that the function takes besides."""
         fitting = {p for p in parameters if p.shape == (self.map.site.m,)}

@@ -11,8 +11,9 @@ from kronfx.records import KroneckerShape
 def damped(H: Tensor, share: float) -> Tensor:
     """``H`` plus a share of its mean diagonal; of inputs that never vary, the identity: every weight is as good."""
     mean = float(H.diagonal().mean())
-    added = share * mean if mean > 0 else 1.0
-    return H + torch.eye(len(H), dtype=H.dtype, device=H.device) * added
+    H = H.clone()
+    H.diagonal().add_(share * mean if mean > 0 else 1.0)
+    return H
 
 
 def refitted(T: Tensor, H: Tensor, kept: Tensor, grid: KroneckerShape) -> Tensor:

@@ -28,13 +28,13 @@ class _Enough(BaseException):
 class Tap:
     """What one map gets in one forward, ``xs``, and what its outputs are added to, ``streams``, if they are.
 
-    ``calls`` and ``sums`` are how many of both there are in a forward; maps with one ``source`` get the same ``x``.
+    ``calls`` and ``sums`` are how many of both there are in a forward; maps with one ``source`` get the same ``xs``.
     """
 
     map: Map
     calls: int = 0
     sums: int = 0
-    source: object = None
+    source: tuple[object, ...] = ()
     first: int = 0
     xs: list[Tensor] = field(default_factory=list)
     streams: list[Tensor] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Tap:
         """Rows ``[N, n]``."""
         convolution = self.map.convolution
         self.first = self.first or next(_CLOCK)
-        self.source = self.source or (x.data_ptr(), x.shape, convolution is None or id(self))
+        self.source += x.data_ptr(), x.shape, convolution is None or id(self)
         self.xs.append(patches(x, convolution) if convolution is not None else x.reshape(-1, self.map.site.n))
 
     def summed(self, a: Tensor, b: Tensor) -> None:

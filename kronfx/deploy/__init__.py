@@ -14,6 +14,7 @@ from kronfx.deploy.forecast import forecast
 from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
 from kronfx.deploy.read import read
 from kronfx.deploy.records.forecast import Forecast
+from kronfx.deploy.records.page import page_of_export, page_of_file
 from kronfx.deploy.records.report import ExportedLayer, ExportReport, LeftWeight, OnnxSummary
 from kronfx.deploy.records.timings import Timings
 from kronfx.deploy.sparsify import sparsify_onnx
@@ -30,6 +31,8 @@ __all__ = [
     "Timings",
     "export",
     "forecast",
+    "page_of_export",
+    "page_of_file",
     "read",
     "sparsify_onnx",
 ]

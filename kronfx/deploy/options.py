@@ -17,6 +17,7 @@ from kronfx.records import Lowering
 
 Wanted = Literal["auto"] | Lowering
 Goal = Literal["latency", "size"]
+Rows = int | tuple[int, int]
 KnownTimings = Timings | str | os.PathLike[str] | None
 
 
@@ -42,6 +43,13 @@ class SparsifyKeywords(Keywords, total=False):
     """Those of :class:`SparsifyOptions`."""
 
     block: tuple[int, int] | None
+    example_inputs: Mapping[str, Any] | None
+
+
+class BenchKeywords(TypedDict, total=False):
+    """The names and types of :class:`BenchOptions`, for static checkers."""
+
+    rows: Sequence[Rows]
     example_inputs: Mapping[str, Any] | None
 
 
@@ -79,6 +87,18 @@ def _block(name: str, value: object) -> tuple[int, int] | None:
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(type(s) is int and s > 0 for s in value):
         return value[0], value[1]
     raise ExportError("", f"{name}={value!r}", "two positive integers (m2, n2)", "try (32, 32), or leave it out")
+
+
+def _sizes(name: str, values: Any) -> tuple[Rows, ...]:
+    """Counts, or pairs of counts, each once."""
+    flat = [part for one in values for part in (one if isinstance(one, tuple) else (one,))]
+    if not flat or not all(type(part) is int and part > 0 for part in flat) or max(map(_length, values)) > 2:
+        raise ExportError("", f"{name}={values!r}", "rows, or pairs of batch and length", f"pass {name}=(1, 128), say")
+    return tuple(dict.fromkeys(values))
+
+
+def _length(rows: object) -> int:
+    return len(rows) if isinstance(rows, tuple) else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,3 +168,22 @@ class SparsifyOptions(Options):
     example_inputs: Mapping[str, Any] | None = option(
         None, "arrays by input name", "what to verify on in place of random inputs."
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """The options of :func:`kronfx.deploy.bench.bench`. Raises ExportError."""
+
+    rows: Sequence[Rows] = option(
+        (1, 128),
+        "rows of ``x``",
+        """how many to run, each a batch of so many; where a file has another free axis, as that of a sequence, a batch
+        of one of that length. A pair says both, batch first.""",
+        _sizes,
+    )
+    example_inputs: Mapping[str, Any] | None = option(
+        None, "arrays by input name", "what to run on in place of random inputs of these rows."
+    )
+
+    def __post_init__(self) -> None:
+        settle(self)

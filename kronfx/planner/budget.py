@@ -68,7 +68,7 @@ def within(
     for group, counts in zip(groups, filled.counts):
         _hand_out(group, counts, setting, outcomes)
     prices = dict(zip(active.tolist(), filled.prices.tolist()))
-    measure = "surrogate" if setting.energies is None else "energy"
+    measure = "surrogate" if setting.energies is None else setting.energies.measure
     maps = max(1, sum(site.stack for site in dense))
     certificate = Budget(
         max_parameters=limits.parameters,

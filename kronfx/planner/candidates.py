@@ -52,9 +52,9 @@ def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
 
     The value of a candidate is the logarithm of the share of ``||W||^2`` that it keeps: layers are composed, so
     shares multiply (measured: ``kronfx/decisions/worth_of_a_choice.md``). With energies the shapes are the integer
-    program's best and first runner-up at a few ranks. Without, the share is a surrogate, ``log(1 + r) / log(1 + R)``
-    with ``R = min(m1 n1, m2 n2)``. It depends on ``m1 n1`` alone, as the parameters do, so every ``m1 n1`` counts, each
-    in its preferred shape.
+    program's best and first runner-up at a few ranks, with those of outputs plain low rank too. Without, the share is a
+    surrogate, ``log(1 + r) / log(1 + R)`` with ``R = min(m1 n1, m2 n2)``. It depends on ``m1 n1`` alone, as the
+    parameters do, so every ``m1 n1`` counts, each in its preferred shape.
     """
     found = _measured_shapes(site, wish, setting) if setting.energies else _shapes_by_product(site, wish, setting)
     if isinstance(found, str):
@@ -68,10 +68,20 @@ def candidates_of(site: Site, wish: Wish, setting: Setting) -> Candidates | str:
 
 def _measured_shapes(site: Site, wish: Wish, setting: Setting) -> list[KroneckerShape] | str:
     ranks = (wish.rank,) if isinstance(wish.rank, int) else MEASURED_RANKS
+    spanning = _spanning(site, wish) if setting.energies is not None and setting.energies.spanning else []
     solutions = [solved(site, wish, rank, setting, runners_up=1) for rank in ranks]
     found = [solution for solution in solutions if not isinstance(solution, str)]
     best = [shape for one in found for shape in (one.shape, *(other.shape for other in one.runners_up))]
-    return list(dict.fromkeys(best)) if found else str(solutions[0])
+    return list(dict.fromkeys(best + spanning)) if found else str(solutions[0])
+
+
+def _spanning(site: Site, wish: Wish) -> list[KroneckerShape]:
+    """The lowest blocks as wide as the map."""
+    try:
+        found = shapes(site.m, site.channels, taps=site.taps, **wish.constraints)
+    except SolveError:
+        return []
+    return sorted((shape for shape in found if shape.n1 == 1), key=lambda shape: shape.m2)[:1]
 
 
 def _shapes_by_product(site: Site, wish: Wish, setting: Setting) -> list[KroneckerShape] | str:

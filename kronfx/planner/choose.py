@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from kronfx.cost import cheapest, dense_step, fastest, step
 from kronfx.errors import PlanError, SolveError
@@ -13,7 +14,17 @@ from kronfx.planner.wishes import Wish
 from kronfx.records import ATTOSECONDS, Choice, KroneckerShape, Rates, Site, Solution
 from kronfx.solver import OBJECTIVES, Objective, solve
 
-Energies = Callable[[Site, KroneckerShape], Sequence[float]]  # the share of ||W||^2 that ranks 1, 2, ... keep
+
+class Energies(Protocol):
+    """``energies(site, shape)[r - 1]``: the share that rank ``r`` keeps of what ``measure`` names.
+
+    ``spanning``: whether blocks as wide as the map are worth a look (plain low rank, where ``m2 = 1``).
+    """
+
+    measure: str
+    spanning: bool
+
+    def __call__(self, site: Site, shape: KroneckerShape) -> Sequence[float]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ class Budget:
     the expected rows. ``value`` is the geometric mean, over the maps, of the share that each keeps (1 for a dense one),
     ``bound`` what no choice of shapes and ranks among the ``candidates`` can beat. The prices say by which share of
     itself one more parameter, or one more multiply-add, would raise it: the multipliers of the linear relaxation.
-    ``measure``: what is kept, ``energy`` (of ``||W||^2``, by the nearest factors) or its ``surrogate``
-    (``log(1 + r) / log(1 + min(m1 n1, m2 n2))``).
+    ``measure``: what is kept, ``energy`` (of ``||W||^2``, by the nearest factors), ``output energy`` (of
+    ``tr(W H W^T)``, by those that fit a trained model's batches) or a ``surrogate`` (``log(1 + r) / log(1 + R)``,
+    ``R = min(m1 n1, m2 n2)``).
     """
 
     max_parameters: int | None

@@ -162,6 +162,9 @@ class Plan:
             lines.append(str(self.budget))
         if self.zero_started:
             lines.append(f"zero at a random start ({len(self.zero_started)}): {abbreviated(self.zero_started)}")
+        flat = dict.fromkeys(c.site.name for c in self.choices if c.site.taps == 1 and c.shape.m2 < c.shape.n2)
+        if flat:
+            lines.append(f"flat blocks ({len(flat)}): {abbreviated(flat)}; tall ones, m2 > n2, run faster in a file")
         return lines
 
     def to_json(self) -> str:

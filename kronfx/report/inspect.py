@@ -1,36 +1,57 @@
-"""``kronfx.inspect``: a plan, a dense, factored or folded model, or an ONNX file -> Report."""
+"""``kronfx.inspect``: a plan, a dense, factored or folded model, an ONNX file or an export -> Report."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from kronfx import deploy
-from kronfx.errors import InspectError
+from kronfx import deploy, price
+from kronfx.errors import InspectError, KronfxError
+from kronfx.files import PathLike
 from kronfx.graph.discover import discover
-from kronfx.layers import FOLDED, folded_layers, full_precision, kronecker_layers
+from kronfx.layers import FOLDED, KroneckerConv, folded_layers, full_precision, kronecker_layers
+from kronfx.page import Gain, Page, gains
 from kronfx.records import PRUNED, Plan, Pruned
+from kronfx.report.curves import curves_of
 from kronfx.report.report import Layer, Report
+from kronfx.report.sheets import of_model, proof, sheet
+from kronfx.train import History
+
+Subject = nn.Module | Plan | deploy.ExportReport | PathLike
+
+ROWS = 512  # where nothing says how many: what a plan expects
 
 
 @full_precision()
-def inspect(subject: nn.Module | Plan | str | os.PathLike[str]) -> Report:
-    """Look at a plan, a model (dense, factored, folded or mixed) or an ONNX file: one row a linear map.
+def inspect(subject: Subject, *, history: History | PathLike | None = None) -> Report:
+    """Look at a plan, a model (dense, factored, folded or mixed), an ONNX file or the report of an export: one row a
+    linear map.
 
-    Zero blocks are counted on ``W`` itself: the share of its blocks that are exactly zero. Raises InspectError.
+    Zero blocks are counted on ``W`` itself: the share of its blocks that are exactly zero. ``history``, of the training
+    that led here, adds its curves to the page. Raises InspectError, and TrainError where the history does not read.
     """
+    curves, figures = ((), ()) if history is None else curves_of(history)
+    report = _looked_at(subject)
+    return replace(report, page=replace(report.page, curves=curves, figures=figures))
+
+
+def _looked_at(subject: Subject) -> Report:
     if isinstance(subject, Plan):
         return _of_plan(subject)
     if isinstance(subject, nn.Module):
         return _of_model(subject)
+    if isinstance(subject, deploy.ExportReport):
+        return _of_export(subject)
     if isinstance(subject, (str, os.PathLike)):
         return _of_onnx(Path(subject))
     raise InspectError(
         "",
         f"a {type(subject).__name__}",
-        "a Plan, a torch.nn.Module or an ONNX file's path",
+        "a Plan, a torch.nn.Module, an ONNX file's path or the report of an export",
         "pass one of these",
     )
 
@@ -48,10 +69,17 @@ def _of_plan(plan: Plan) -> Report:
             c.parameters,
             stack=c.site.stack,
             predicted=c.seconds,
+            gain=price.gain(c.shape, plan.rows) if c.site.taps == c.site.stack == 1 else None,
         )
         for c in plan.choices
     )
-    return Report("plan", layers, plan.refusals)
+    sheets = tuple(replace(sheet(layer), proof=proof(choice)) for layer, choice in zip(layers, plan.choices))
+    summed = gains(sheets)
+    if plan.model_parameters:
+        summed = (Gain("parameters of the model", "", plan.planned_parameters, plan.model_parameters), *summed)
+    title = f"Plan of {len(plan.sites)} layers"
+    page = Page(title, "plan", sheets, summed, refusals=plan.refusals, notes=plan.notes, command=_command("plan"))
+    return Report("plan", layers, plan.refusals, page=page)
 
 
 def _of_model(model: nn.Module) -> Report:
@@ -70,6 +98,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.energy,
             layer.predicted_seconds,
             layer.measured_seconds,
+            None if layer.stack or isinstance(layer, KroneckerConv) else price.gain(layer.grid, ROWS),
         )
         for name, layer in kronecker_layers(model).items()
     ]
@@ -105,7 +134,17 @@ def _of_model(model: nn.Module) -> Report:
     refusals = tuple(refusal for refusal in left if refusal.site not in shown)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     title = type(model).__name__ if pruned is None else f"{type(model).__name__}, {pruned.how_it_was_done}"
-    return Report(title, (*factored, *folded, *dense), refusals, parameters=trainable)
+    layers = (*factored, *folded, *dense)
+    sheets = of_model(model, layers)
+    summed = (Gain("trainable parameters", "", trainable), *gains(sheets))
+    page = Page(title, _state(layers), sheets, summed, refusals=refusals, command=_command("model"))
+    return Report(title, layers, refusals, parameters=trainable, page=page)
+
+
+def _state(layers: Sequence[Layer]) -> str:
+    """What a model is: the first of these that any of its layers is."""
+    states = {layer.state for layer in layers}
+    return f"{next((state for state in ('factored', 'folded') if state in states), 'dense')} model"
 
 
 def _entries(layer: deploy.ExportedLayer) -> int:
@@ -115,7 +154,21 @@ def _entries(layer: deploy.ExportedLayer) -> int:
 
 def _of_onnx(path: Path) -> Report:
     summary = deploy.read(path)
-    layers = tuple(
-        Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, _entries(e), e.zero_blocks) for e in summary.layers
-    )
-    return Report(path.name, layers, bytes=summary.bytes)
+    try:
+        page = deploy.page_of_file(summary, deploy.forecast(path))
+    except KronfxError as refused:  # whose weights kronfx cannot look into
+        page = replace(deploy.page_of_file(summary, None), notes=(str(refused),))
+    return _of_file(path.name, summary.layers, summary.bytes, page)
+
+
+def _of_export(report: deploy.ExportReport) -> Report:
+    return _of_file(Path(report.path).name, report.layers, report.bytes, deploy.page_of_export(report))
+
+
+def _of_file(name: str, rows: Sequence[deploy.ExportedLayer], size: int, page: Page) -> Report:
+    layers = tuple(Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, _entries(e), e.zero_blocks) for e in rows)
+    return Report(name, layers, bytes=size, page=page)
+
+
+def _command(name: str) -> str:
+    return f'kx.inspect({name}).to_html("report.html")'

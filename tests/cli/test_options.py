@@ -18,13 +18,19 @@ from shell import kronfx, sentence
 import kronfx as kx
 from kronfx.cli import VERBS
 from kronfx.cli.said import said
-from kronfx.deploy.options import SparsifyOptions
+from kronfx.deploy.bench import bench
+from kronfx.deploy.options import BenchOptions, SparsifyOptions
 from kronfx.options import about
 from kronfx.planner import PlanOptions
 from kronfx.solver import SolveOptions
 
 # The verb of the library behind each command that has options.
-LIBRARY: dict[str, Callable[..., Any]] = {"sparsify": kx.sparsify_onnx, "plan": kx.plan, "solve": kx.solve}
+LIBRARY: dict[str, Callable[..., Any]] = {
+    "sparsify": kx.sparsify_onnx,
+    "plan": kx.plan,
+    "solve": kx.solve,
+    "bench": bench,
+}
 # What the command has besides, and keywords that no shell can say, with the reason.
 OWN = {"sparsify": {"report"}, "plan": {"out"}}
 UNSAID: dict[tuple[str, str], str] = {}
@@ -83,6 +89,7 @@ CASES: list[tuple[type, str, Sequence[str], object]] = [
     (SparsifyOptions, "lowering", ["blocks"], "blocks"),
     (SparsifyOptions, "rows", ["1,128"], (1, 128)),
     (SparsifyOptions, "block", ["32x16"], (32, 16)),
+    (BenchOptions, "rows", ["1,128,8x128"], (1, 128, (8, 128))),
     (SparsifyOptions, "timings", ["t.json"], "t.json"),
 ]
 
@@ -122,6 +129,7 @@ WRONG = [
     (["solve", "8", "8", "--block", "3xy"], "'y' is no whole number; write M2xN2|N"),
     (["solve", "8", "8", "--padding", "much"], "'much' is no number"),
     (["solve", "8", "8", "--rates", "nowhere.json"], "No such file or directory; write FILE.json"),
+    (["sparsify", "a", "b", "--example-inputs", __file__], "is no .npz file; write FILE.npz"),
     (["plan", "torch:nn", "--overrides", "{"], "is no JSON"),
     (["plan", "torch:nn", "--rank", "4", "--rank", "fc=8"], "4 and fc=8 are one value for all and others by name"),
     (["solve", "8"], "Missing argument 'IN_FEATURES'"),
@@ -147,3 +155,17 @@ def test_without_a_verb_the_help_is_shown() -> None:
     assert answer.code == 0
     assert all(verb.__name__ in answer.out for verb in VERBS)
     assert "Usage: kronfx" in kronfx().out + kronfx().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("kronfx s", ["sparsify", "solve"]),
+        ("kronfx sparsify --lowering ", ["auto", "dense", "blocks", "factors"]),
+        ("kronfx plan m:f --zero-start r", ["residual"]),
+        ("kronfx bench --ro", ["--rows"]),
+    ],
+)
+def test_a_shell_completes(line: str, words: list[str]) -> None:
+    asked = {"_KRONFX_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    assert kronfx(environment=asked).out.split() == words

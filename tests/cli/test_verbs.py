@@ -116,7 +116,7 @@ def test_plan_runs_a_factory_and_says_so(module: str, factory: str, tmp_path: Pa
         (":broken", "raises OSError: no weights here; needed a module that imports and a factory"),
         (":sized", "raises TypeError"),
         (":nowhere", "raises AttributeError"),
-        (":none", "makes a int; needed a torch.nn.Module"),
+        (":none", "makes something of type int; needed a torch.nn.Module"),
         ("_absent:small", "raises ModuleNotFoundError"),
         ("_leaves:small", "raises SystemExit: usage: mine"),
         ("", "needed a module and a factory in it; write package.module:factory"),
@@ -167,3 +167,20 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
 def test_debug_shows_where() -> None:
     with pytest.raises(kx.KronfxError, match="cannot be read"):
         kronfx("inspect", "nowhere.onnx", "--debug")
+
+
+def test_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kronfx.cli.demo.EPOCHS", 2)
+    answer = kronfx("demo", "--out", tmp_path / "d.onnx", "--html", tmp_path / "d.html", "--json")
+    assert answer.code == 0
+    said = json.loads(answer.out)
+    assert [row["name"] for row in said["rows"]] == ["dense", "factored", "folded", "ONNX"]
+    assert said["rows"][-1]["bytes"] == (tmp_path / "d.onnx").stat().st_size
+    assert "<html" in (tmp_path / "d.html").read_text()
+
+
+def test_demo_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert sentence(kronfx("demo"), 1) == (
+        "demo: scikit-learn is not installed; needed the digits that come with it; pip install scikit-learn"
+    )

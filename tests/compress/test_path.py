@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,16 @@ from torch import Tensor
 from kronfx.compress import path as paths
 from kronfx.compress.criteria import CRITERIA, How, Known
 from kronfx.compress.path import surgeon_path, weighed
+from kronfx.compress.refit import damped
 from kronfx.records import KroneckerShape
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_float64() -> Iterator[None]:
+    """What is compared with least squares is computed as precisely."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(paths, "TOLERANCE", 0.0)
+        yield
 
 
 def grid_of(m: int, n: int, m2: int, n2: int) -> KroneckerShape:
@@ -66,17 +77,39 @@ def test_every_step_is_the_best_single_block_and_costs_what_it_adds(
             before = trials[j]
 
 
-@pytest.mark.parametrize(("name", "value", "sizes"), [("MEMORY", 1, (24, 40, 4, 4)), ("WASTE", 0.0, (8, 40, 4, 2))])
-def test_how_it_is_computed_changes_no_path(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: float, sizes: tuple[int, int, int, int]
-) -> None:
-    """Rows walked together or alone; places given up or kept."""
-    W, X, _, grid = problem(*sizes)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_rows_are_walked_together_or_in_portions(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    W, X, _, grid = problem(28, 40, 4, 4)
     path = surgeon_path(W, X.mT @ X, grid)
-    monkeypatch.setattr(paths, name, value)
+    monkeypatch.setattr(paths, "MEMORY", at_once * 8 * grid.n**2)
     other = surgeon_path(W, X.mT @ X, grid)
     assert torch.equal(path.order, other.order)
     torch.testing.assert_close(path.costs, other.costs, rtol=1e-9, atol=0)
+
+
+@given(sizes=SIZES, seed=st.integers(0, 99))
+def test_in_float32_where_that_does(sizes: tuple[int, int, int, int], seed: int) -> None:
+    m, n, m2, n2 = sizes
+    W, X, _, grid = problem(m, n, m2, n2, seed)
+    H = damped(X.mT @ X, 0.01)
+    precise = surgeon_path(W, H, grid)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(paths, "TOLERANCE", 1e-3)
+        rounded = surgeon_path(W, H, grid)
+    torch.testing.assert_close(rounded.costs, precise.costs, rtol=1e-3, atol=1e-4 * float(precise.costs.max()))
+    assert rounded.costs.dtype == torch.float64
+
+
+def test_inputs_that_float32_cannot_tell_apart_are_walked_in_float64() -> None:
+    """Two blocks that are the same but for a hundred thousandth: one of them goes for nearly nothing."""
+    generator = torch.Generator().manual_seed(0)
+    x, rest = (torch.randn(64, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    X = torch.cat([x, x + 1e-5 * torch.randn(64, 2, generator=generator, dtype=torch.float64), rest], 1)
+    W, grid = torch.ones(2, 6, dtype=torch.float64), grid_of(2, 6, 2, 2)
+    precise = surgeon_path(W, X.mT @ X, grid)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(paths, "TOLERANCE", 1e-3)
+        assert torch.equal(surgeon_path(W, X.mT @ X, grid).costs, precise.costs)
 
 
 @pytest.mark.parametrize("how", ["fisher", "wanda", "magnitude"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import onnx_ir as ir
 
 from kronfx.deploy.choose.tuning import Contender
@@ -12,6 +15,8 @@ from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.lowerings import LOWERINGS
 from kronfx.deploy.nodes.values import content, tensor_of
 from kronfx.deploy.records.report import ExportedLayer
+from kronfx.deploy.storage import Survivors
+from kronfx.page import BlockMap, block_map, cells_a_side
 from kronfx.records import Lowering
 
 _STORED = "only stored in blocks"
@@ -25,13 +30,16 @@ def exported(maps: LinearMaps, contender: Contender) -> tuple[ExportedLayer, ...
     rows: dict[str, ExportedLayer] = {}
     stored: set[object] = set()
     names: dict[tuple[ir.Value, bool], str] = {}
-    for layer, lowering, why in zip(maps.layers, contender.lowerings, contender.whys, strict=True):
+    side = cells_a_side(len(maps.layers))
+    chosen = zip(contender.lowerings, contender.whys, contender.laps, strict=True)
+    for layer, (lowering, why, laps) in zip(maps.layers, chosen, strict=True):
         entry = _entry(layer, lowering)
         size = 0 if entry in stored else LOWERINGS[lowering].stored(layer)
         stored.add(entry)
         key = layer.linear.weight, layer.linear.transposed
         name = names.setdefault(key, layer.name if layer.name not in rows else f"{layer.name}/{len(rows)}")
-        rows.setdefault(name, _layer_row(layer, name, lowering, size, why))
+        row = _layer_row(layer, name, lowering, size, why)
+        rows.setdefault(name, replace(row, laps=laps, map=_map(layer.survivors, side) if row.block else None))
     for weight in maps.unread:
         rows.setdefault(weight.origin.site, _constant_row(weight, weight.origin.site, _UNREAD))
     for packed in maps.packed:
@@ -48,6 +56,15 @@ def _entry(layer: Layer, lowering: Lowering) -> object:
         return layer.name, lowering
     W = layer.linear.W
     return layer.linear.weight if layer.storage is None else frozenset((content(W), content(W.T)))
+
+
+def _map(alive: Survivors, side: int) -> BlockMap | None:
+    """The norms of the surviving blocks; None where the others are not zero."""
+    if alive.ground.any():
+        return None
+    norms = np.zeros(alive.mask.shape)
+    norms[alive.mask] = np.linalg.norm(alive.blocks.astype(np.float64).reshape(len(alive.blocks), -1), axis=1)
+    return block_map(norms, side)
 
 
 def _layer_row(layer: Layer, name: str, lowering: Lowering, size: int, why: str) -> ExportedLayer:

@@ -20,6 +20,7 @@ from kronfx.deploy.find.layers import Layer
 from kronfx.deploy.lower.lowerings import LOWERINGS, refusals
 from kronfx.deploy.options import Options
 from kronfx.deploy.records.timings import Timing, Timings, timings_of
+from kronfx.page import Lap
 from kronfx.price import NODE
 from kronfx.records import Lowering
 
@@ -32,19 +33,22 @@ _LEAST_SECONDS, _LEAST_RUNS, _MOST_RUNS = 0.03, 5, 200
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One layer on its own: the best ``lowering`` and ``why``; ``boldest`` is the best of those that are not dense."""
+    """One layer on its own: the best ``lowering`` and ``why``; ``boldest`` is the best of those that are not dense;
+    ``laps`` what each took, where they were timed."""
 
     lowering: Lowering
     why: str
     boldest: Lowering
+    laps: tuple[Lap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to write a file: a lowering for each layer of a graph, in its order, and why that one."""
+    """One way to write a file: a lowering for each layer of a graph, in its order, why that one, and what was timed."""
 
     lowerings: tuple[Lowering, ...]
     whys: tuple[str, ...]
+    laps: tuple[tuple[Lap, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Chosen:
     def _contender(self, lowerings: list[Lowering]) -> Contender:
         pairs = zip(lowerings, self.verdicts, strict=True)
         whys = tuple(as_a_whole(lowering, verdict.lowering, verdict.why) for lowering, verdict in pairs)
-        return Contender(tuple(lowerings), whys)
+        return Contender(tuple(lowerings), whys, tuple(verdict.laps for verdict in self.verdicts))
 
 
 def choose(layers: Sequence[Layer], wishes: Options, step: Callable[[str], None]) -> Chosen:
@@ -116,7 +120,9 @@ def _verdict(layer: Layer, refused: Mapping[Lowering, str | None], wishes: Optio
     seconds = {name: [_timed(layer, name, n, measured) for n in rows] for name in names}
     best = fastest(seconds, "dense", NOISE)
     boldest = min(names[1:], key=lambda name: math.prod(seconds[name]))
-    return Verdict(best, reasons.by_clock(best, seconds, rows, refused), boldest)
+    laps = (Lap(name, n, taken) for name, all_taken in seconds.items() for n, taken in zip(rows, all_taken))
+    run = tuple(lap for lap in laps if lap.seconds < math.inf)
+    return Verdict(best, reasons.by_clock(best, seconds, rows, refused), boldest, run)
 
 
 def _work(layer: Layer, lowering: Lowering, rows: Sequence[int]) -> list[float]:

@@ -40,33 +40,57 @@ def cases_of_example(graph: ir.Graph, inputs: Inputs, batch_sizes: Sequence[int]
     return [(Case(tuple(map(array_of, case.tensors)), case.batch), case) for case in shown]
 
 
-def cases_of_graph(graph: ir.Graph, batch_sizes: Sequence[int], example: Mapping[str, Any] | None) -> list[Case]:
-    """Random inputs of the graph's types at every batch size and two lengths of every other free axis.
+def cases_of_graph(
+    graph: ir.Graph, batch_sizes: Sequence[int], example: Mapping[str, Any] | None, lengths: Sequence[int] = LENGTHS
+) -> list[Case]:
+    """Random inputs of the graph's types at every batch size, every other free axis as long as one of the ``lengths``,
+    by turns.
 
     Dim 0 of the first input, if it is free, is the batch; so is every axis of that name, and dim 0 where axes have no
     names. Numbers are normal, integers 0 and 1 (ids that every vocabulary has), masks all ones, a sequence has two
     elements. With an ``example`` (arrays by input name; a list of arrays for a sequence, a dict for a map), that is
     the only case. Raises ExportError.
     """
-    inputs = [value for value in graph.inputs if not value.is_initializer()]
+    inputs = _inputs(graph)
     if example is not None and not isinstance(example, Mapping):
         found = f"example_inputs of type {type(example).__name__}"
         raise ExportError("", found, "arrays by input name", _NAMED)
     if example is not None:
         return [Case(tuple(_given(value, example) for value in inputs), None)]
-    first = inputs[0].shape if inputs else None
-    batch = first[0] if first is not None and len(first) and not isinstance(first[0], int) else None
+    batch = _batch(inputs)
     sizes: Sequence[int | None] = batch_sizes if batch is not None else (None,)
     rng = np.random.default_rng(0)
     cases = []
     for i, size in enumerate(sizes):
-        shapes = [_dims(value, batch, size, LENGTHS[i % 2]) for value in inputs]
+        shapes = [_dims(value, batch, size, lengths[i % len(lengths)]) for value in inputs]
         if sum(map(math.prod, shapes)) <= LARGEST:
             cases.append(Case(tuple(_random(value, dims, rng) for value, dims in zip(inputs, shapes)), size))
     if not cases:
         found = f"inputs of more than {LARGEST:,} entries"
         raise ExportError("", found, "inputs that can be made up", _NAMED)
     return cases
+
+
+def has_lengths(graph: ir.Graph) -> bool:
+    """True where an axis besides the batch is free, as that of a sequence."""
+    inputs = _inputs(graph)
+    batch = _batch(inputs)
+    axes = [(axis, dim) for value in inputs if value.shape is not None for axis, dim in enumerate(value.shape)]
+    return any(not isinstance(dim, int) and not _is_batch(axis, dim, batch) for axis, dim in axes)
+
+
+def _inputs(graph: ir.Graph) -> list[ir.Value]:
+    return [value for value in graph.inputs if not value.is_initializer()]
+
+
+def _batch(inputs: Sequence[ir.Value]) -> object:
+    """Dim 0 of the first input where that is free, else None."""
+    first = inputs[0].shape if inputs else None
+    return first[0] if first is not None and len(first) and not isinstance(first[0], int) else None
+
+
+def _is_batch(axis: int, dim: ir.SymbolicDim, batch: object) -> bool:
+    return dim == batch if dim.value is not None else axis == 0
 
 
 def _given(value: ir.Value, example: Mapping[str, Any]) -> Any:
@@ -96,8 +120,7 @@ def _dims(value: ir.Value, batch: object, size: int | None, length: int) -> list
     def length_of(axis: int, dim: int | ir.SymbolicDim) -> int:
         if isinstance(dim, int):
             return dim
-        is_batch = dim == batch if dim.value is not None else axis == 0
-        return size if is_batch and size is not None else length
+        return size if _is_batch(axis, dim, batch) and size is not None else length
 
     return [length_of(axis, dim) for axis, dim in enumerate(value.shape)]
 

@@ -51,7 +51,7 @@ def verify(answer: Answer, reference: Answer, cases: Sequence[Case], tolerance: 
     """
     worst = 0.0
     for case in cases:
-        error = _compare(answer, reference, case, remedy)
+        error = difference(answer, reference, case, remedy)
         if not error <= tolerance:
             found = f"a relative error of {error:.2e} {case.label}"
             raise mismatch(found, f"at most {tolerance:.0e}", remedy)
@@ -154,10 +154,11 @@ def remembered(answer: Answer) -> Answer:
 
 def agree(answer: Answer, other: Answer, case: Case) -> bool:
     """True where both answer the very same."""
-    return _compare(answer, other, case, _LOOK) == 0.0
+    return difference(answer, other, case) == 0.0
 
 
-def _compare(answer: Answer, reference: Answer, case: Case, remedy: str) -> float:
+def difference(answer: Answer, reference: Answer, case: Case, remedy: str = _LOOK) -> float:
+    """The error of :func:`verify` in one case. Raises VerificationError where there is nothing to compare."""
     wanted = reference(case)
     if any(y.dtype.kind in "fc" and np.isnan(y).any() for y in _leaves(wanted)):
         found = f"the reference model itself answers NaN {case.label}, so there is nothing to compare with"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from kronfx.deploy.records.report import ExportedLayer
+from kronfx.deploy.records.report import ExportedLayer, bare
 from kronfx.tables import percent, render
 
 # The blocks that are looked for, (m2, n2): square ones, and tall ones, which run faster for their area.
@@ -74,7 +74,7 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         shown = {"grids": GRIDS, "faster": self.faster, "saved": self.saved, "verdict": self.verdict}
-        return {**asdict(self), **shown}
+        return {**bare(self, self.layers), **shown}
 
     def __str__(self) -> str:
         if not self.weights:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, get_args
 
+from kronfx.deploy.records.page import page_of_export
 from kronfx.deploy.records.timings import Timings
+from kronfx.errors import InspectError
+from kronfx.files import PathLike
+from kronfx.page import BlockMap, Lap, write
 from kronfx.records import Lowering
 from kronfx.tables import abbreviated, percent, render
 
@@ -21,7 +26,8 @@ class ExportedLayer:
     ``block`` is ``(m2, n2)``, or None where the file knows no block grid; ``zero_blocks`` of the ``blocks``
     blocks of ``W`` are exactly zero. ``dense_bytes`` is the size of the dense ``W``, ``bytes`` what the file
     stores for it (0 where the layer shares what an earlier one stores), both without the bias. ``why`` says why it runs
-    so and not the other way: for people, and no part of the record in the file, nor of what makes layers equal.
+    so and not the other way, ``laps`` what each way took that was timed, ``map`` shows the blocks: for people, and no
+    part of the record in the file, nor of what makes layers equal.
     """
 
     site: str
@@ -34,6 +40,8 @@ class ExportedLayer:
     dense_bytes: int
     bytes: int
     why: str = field(default="", compare=False)
+    laps: tuple[Lap, ...] = field(default=(), compare=False, repr=False)
+    map: BlockMap | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,11 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self)
+        return bare(self, self.layers)
+
+    def to_html(self, path: PathLike) -> Path:
+        """Write one self-contained page to look into; returns its path. Raises InspectError."""
+        return write(page_of_export(self), path, InspectError)
 
     def __str__(self) -> str:
         table = layer_table(f"export: {self.path}, {self.bytes:,} bytes", self.layers)
@@ -142,10 +154,18 @@ class OnnxSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return asdict(self)
+        return bare(self, self.layers)
 
     def __str__(self) -> str:
         return layer_table(f"{self.path}: {self.bytes:,} bytes, written by {self.producer or '?'}", self.layers)
+
+
+def bare(record: Any, layers: tuple[ExportedLayer, ...]) -> dict[str, Any]:
+    """A record without what is for the page only."""
+    data = asdict(replace(record, layers=tuple(replace(layer, laps=(), map=None) for layer in layers)))
+    for layer in data["layers"]:
+        del layer["laps"], layer["map"]
+    return data
 
 
 def layer_table(title: str, layers: tuple[ExportedLayer, ...]) -> str:

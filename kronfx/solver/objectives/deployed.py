@@ -8,6 +8,7 @@ those shapes count at which ``W`` can have the greatest rank. What that leaves, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 from kronfx import price
 from kronfx.cost import fastest, step
@@ -59,11 +60,11 @@ def search(grids: list[Grid], asked: Question, ranking: Ranking) -> None:
 
 def _greatest(grids: list[Grid], rank: int) -> int:
     """The greatest rank of ``W`` as a matrix that a shape allows; what padding adds is no reason to pad."""
-    full = min(min(one.m, one.n) for one in (grid.shape(grid.rows.counts[0], grid.columns.counts[0]) for grid in grids))
+    full = min(min(grid.rows.size, grid.columns.size * grid.taps) for grid in grids)
     found = 0
     for grid in grids:
-        for m1 in grid.rows.counts:
-            found = max(found, *(grid.shape(m1, n1).matrix_rank(rank) for n1 in grid.columns.counts), 0)
+        for m1, n1 in product(grid.rows.counts, grid.columns.counts):
+            found = max(found, grid.shape(m1, n1).matrix_rank(rank))
             if found >= full:
                 return full
     return found

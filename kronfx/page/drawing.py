@@ -1,0 +1,148 @@
+"""The products of a linear map as a small drawn graph: operations, with shapes on the edges, from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import networkx as nx
+
+from kronfx.page.view import Sheet
+from kronfx.records import KroneckerShape
+
+Wire = tuple[str, str, str]  # from, to, the shape of what goes along
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An operation, an input or an output; ``x`` and ``y`` count columns and rows of boxes."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A graph that is laid out; ``caption`` says it in words."""
+
+    caption: str
+    boxes: tuple[Box, ...]
+    wires: tuple[Wire, ...]
+
+
+def drawings(sheet: Sheet) -> tuple[Drawing, ...]:
+    """The dense product, and what runs in its place, where that is known."""
+    dense = _drawn(f"before: one dense product, {sheet.dense_work or sheet.m * sheet.n:,} multiply-adds a row", [
+        ("x", "MatMul", f"N × {sheet.n}"),
+        ("W", "MatMul", f"{sheet.m} × {sheet.n}"),
+        ("MatMul", "y", f"N × {sheet.m}"),
+    ])  # fmt: skip
+    after = _after(sheet)
+    if after is None:
+        return (dense,)
+    words, wires = after
+    cost = "" if sheet.work is None else f", {sheet.work:,} multiply-adds a row"
+    return dense, _drawn(f"now: {words}{cost}", wires)
+
+
+def _after(sheet: Sheet) -> tuple[str, list[Wire]] | None:
+    shape, factored = sheet.shape, FACTORED.get(sheet.runs_as)
+    if shape is None:
+        return None
+    if factored is not None and sheet.rank is not None:
+        words, wires = factored
+        return words, wires(shape, sheet.rank)
+    if not sheet.zero_blocks or sheet.blocks is None:
+        return None
+    survivors = f"{sheet.blocks - sheet.zero_blocks} × {shape.m2} × {shape.n2}"
+    if sheet.runs_as == "blocks":
+        return "the surviving blocks only", _blocks(shape, survivors)
+    if sheet.bytes is not None and sheet.dense_bytes is not None and sheet.bytes < sheet.dense_bytes:
+        return "a dense product, its weight rebuilt when the file is loaded", _stored(shape, survivors)
+    return None
+
+
+def _a_first(s: KroneckerShape, r: int) -> list[Wire]:
+    return [
+        *_scaled(s, r, "MatMul 1", f"{s.m1 * r} × {s.n1}"),
+        ("x", "MatMul 1", f"N × {s.n1} × {s.n2}"),
+        ("MatMul 1", "MatMul 2", f"N·{s.m1} × {r * s.n2}"),
+        ("B", "MatMul 2", f"{r * s.n2} × {s.m2}"),
+        ("MatMul 2", "y", f"N × {s.m}"),
+    ]
+
+
+def _b_first(s: KroneckerShape, r: int) -> list[Wire]:
+    return [
+        ("x", "MatMul 1", f"N·{s.n1} × {s.n2}"),
+        ("B", "MatMul 1", f"{s.n2} × {r * s.m2}"),
+        ("MatMul 1", "MatMul 2", f"N × {s.n1 * r} × {s.m2}"),
+        *_scaled(s, r, "MatMul 2", f"{s.m1} × {s.n1 * r}"),
+        ("MatMul 2", "y", f"N × {s.m}"),
+    ]
+
+
+def _materialize(s: KroneckerShape, r: int) -> list[Wire]:
+    return [
+        *_scaled(s, r, "MatMul 1", f"{s.m1 * s.n1} × {r}"),
+        ("B", "MatMul 1", f"{r} × {s.m2 * s.n2}"),
+        ("MatMul 1", "MatMul 2", f"W: {s.m} × {s.n}"),
+        ("x", "MatMul 2", f"N × {s.n}"),
+        ("MatMul 2", "y", f"N × {s.m}"),
+    ]
+
+
+def _scaled(s: KroneckerShape, r: int, reader: str, form: str) -> list[Wire]:
+    """``S * A_i``, all terms in one operand."""
+    return [("S", "Mul", f"{s.m1} × {s.n1}"), ("A", "Mul", f"{r} × {s.m1} × {s.n1}"), ("Mul", reader, form)]
+
+
+def _blocks(s: KroneckerShape, survivors: str) -> list[Wire]:
+    return [
+        ("x", "Gather", f"{s.n1} × {s.n2} × N"),
+        ("Gather", "MatMul", f"… × {s.n2} × N"),
+        ("blocks", "MatMul", survivors),
+        ("MatMul", "y", f"{s.m} × N"),
+    ]
+
+
+def _stored(s: KroneckerShape, survivors: str) -> list[Wire]:
+    return [
+        ("blocks", "Gather", survivors),
+        ("Gather", "MatMul", f"W: {s.m} × {s.n}"),
+        ("x", "MatMul", f"N × {s.n}"),
+        ("MatMul", "y", f"N × {s.m}"),
+    ]
+
+
+Spelled = Callable[[KroneckerShape, int], list[Wire]]
+FACTORED: dict[str, tuple[str, Spelled]] = {
+    "a_first": ("A before B", _a_first),
+    "b_first": ("B before A", _b_first),
+    "materialize": ("W is formed, then multiplied", _materialize),
+}
+
+
+def _drawn(caption: str, wires: Iterable[Wire]) -> Drawing:
+    wires = tuple(wires)
+    places = _laid_out(tuple(wire[:2] for wire in wires))
+    return Drawing(caption, tuple(Box(name, *place) for name, place in places.items()), wires)
+
+
+@lru_cache
+def _laid_out(edges: tuple[tuple[str, str], ...]) -> dict[str, tuple[float, float]]:
+    """Each box as many rows above the output as steps lead there, the boxes of a row side by side."""
+    graph = nx.DiGraph(edges)
+    to_output: dict[str, int] = {}
+    for name in reversed(list(nx.topological_sort(graph))):
+        to_output[name] = max((1 + to_output[reader] for reader in graph[name]), default=0)
+    depth = max(to_output.values())
+    rows: dict[int, list[str]] = {}
+    for name in graph:
+        rows.setdefault(depth - to_output[name], []).append(name)
+    places = nx.multipartite_layout(graph, subset_key=rows, align="horizontal")
+    widest = [float(places[name][0]) for name in max(rows.values(), key=len)]
+    apart = (max(widest) - min(widest)) / max(len(widest) - 1, 1) or 1.0
+    return {name: (float(places[name][0]) / apart, float(row)) for row, names in rows.items() for name in names}

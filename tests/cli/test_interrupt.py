@@ -1,0 +1,29 @@
+"""Ctrl-C: exit code 130, and nothing half-written."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from onnx_files import onnx_file, planted
+
+PATIENCE = 120  # seconds, on a machine that is busy
+
+
+def test_an_interrupted_export_leaves_nothing_and_exits_with_130(tmp_path: Path) -> None:
+    """Hit once the new file is being written: that is when its hidden folder is there."""
+    weights = {f"w{i}": planted(256, 256, (16, 16), 0.9, seed=i).T for i in range(8)}
+    nodes = [f"h{i + 1} = MatMul(h{i}, w{i})" for i in range(8)]
+    file = onnx_file(tmp_path / "m.onnx", "float[b, 256] h0 => float[b, 256] h8", *nodes, **weights)
+    words = [sys.executable, "-m", "kronfx", "sparsify", str(file), str(tmp_path / "s.onnx"), "--batch-sizes", "4096"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + PATIENCE
+        while not list(tmp_path.glob(".*")) and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out, err) == (130, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
