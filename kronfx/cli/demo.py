@@ -61,8 +61,8 @@ class Row:
 def demo(out: File = Path("digits.onnx"), html: Page = Path("digits.html"), seed: Seed = 0) -> Answer:
     """The whole path on handwritten digits, in a minute.
 
-    Plan, factorize, train to zero blocks, fold, export, look. It takes scikit-learn, which has the digits, and
-    leaves the ONNX file and a page of it.
+    Plan, factorize, train to zero blocks, fold, export, look. It takes scikit-learn, which has the digits, and leaves
+    the ONNX file and a page of it.
     """
     x, x_test, y, y_test = digits(seed)
     torch.manual_seed(seed)

@@ -25,8 +25,8 @@ Training = Annotated[
 def inspect(file: File, html: Page = None, history: Training = None, node_data: NodeData = None) -> Answer:
     """Would this ONNX file gain?
 
-    How many blocks of each weight are zero, at many shapes, and what that would give. Nothing is run or written. The
-    forecast is a cost model's; kronfx sparsify asks the clock.
+    How many blocks of each weight are zero, at many shapes, and what that would give. Nothing is run or
+    written. The forecast is a cost model's; kronfx sparsify asks the clock.
     """
     report, expected = look(file, history=history), forecast(file)
     if html is not None:
