@@ -18,7 +18,7 @@ from kronfx.checkpoint import load, save
 from kronfx.clock import Tuning, calibrate, tune
 from kronfx.deploy import ExportReport, Timings, sparsify_onnx
 from kronfx.errors import KronfxError
-from kronfx.graph import fold, graph, to_bsr
+from kronfx.graph import draw, fold, graph, to_bsr
 from kronfx.layers import Factors, factors
 from kronfx.records import KroneckerShape, Plan, Rates, Solution
 from kronfx.report import Comparison, Report, compare, inspect
@@ -39,6 +39,7 @@ __all__ = [
     "Tuning",
     "calibrate",
     "compare",
+    "draw",
     "export_onnx",
     "factorize",
     "factors",

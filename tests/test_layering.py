@@ -13,7 +13,7 @@ ROOT = Path(kronfx.__file__).parent
 
 # A module may import from its own room and from rooms of a lower level; rooms of one level never import each other.
 LEVELS = {
-    "errors": 0, "options": 1, "tables": 1, "files": 1, "progress": 1, "records": 2, "svg": 2,
+    "errors": 0, "options": 1, "tables": 1, "files": 1, "progress": 2, "records": 2, "svg": 2,
     "cost": 3, "kron": 3, "price": 3, "distance": 3, "page": 3,
     "solver": 4, "layers": 4, "energy": 4,
     "clock": 5, "planner": 5, "graph": 5, "train": 5, "compress": 5, "deploy": 5,
@@ -26,7 +26,7 @@ INSIDE = {
         "nodes": 0, "quiet": 0, "records": 0,
         "options": 1, "storage": 1, "opening": 1,
         "find": 2, "prove": 2, "read": 2, "rivals": 2,
-        "lower": 3, "capture": 3, "write": 3, "source": 3,
+        "lower": 3, "capture": 3, "places": 3, "write": 3, "source": 3,
         "choose": 4,
         "pipeline": 5, "forecast": 5,
         "export": 6, "sparsify": 6,
@@ -50,7 +50,9 @@ HOMES = {
     "transformers": {"train"},
     "lightning": {"train"},
     "scipy": {"planner", "clock"},
-    "networkx": {"page"},
+    "pydot": {"graph"},
+    "fast_sugiyama": {"graph"},
+    "networkx": {"page", "graph"},
     "vl_convert": {"page"},
 }
 NO_TORCH = {

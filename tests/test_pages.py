@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from snippets import PAGES, ROOT
 
-ROOT = Path(__file__).parent.parent
 DECISIONS = ROOT / "kronfx" / "decisions"
-FOLDERS = (".github", "examples", "kronfx", "tests")
-PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 
 page_of = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

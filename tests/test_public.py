@@ -8,8 +8,8 @@ import kronfx as kx
 
 PUBLIC = {
     "Comparison", "ExportReport", "Factors", "KroneckerShape", "KronfxError", "Plan", "Rates", "Report", "Solution",
-    "Timings", "Tuning", "calibrate", "compare", "export_onnx", "factorize", "factors", "fold", "graph", "inspect",
-    "load", "plan", "prune", "recover", "save", "solve", "sparsify_onnx", "to_bsr", "train", "tune",
+    "Timings", "Tuning", "calibrate", "compare", "draw", "export_onnx", "factorize", "factors", "fold", "graph",
+    "inspect", "load", "plan", "prune", "recover", "save", "solve", "sparsify_onnx", "to_bsr", "train", "tune",
 }  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def test_signatures_of_the_contract() -> None:
         ],
         "solve": ["out_features", "in_features", "rank"],
         "graph": ["model", "example_inputs"],
+        "draw": ["model", "path", "example_inputs"],
         "save": ["model", "folder"],
         "load": ["model", "folder"],
         "recover": ["model", "teacher", "batches", "steps", "lr", "by", "loss", "optimizer"],

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+from snippets import ROOT, fenced
+
+README = ROOT / "README.md"
 LONGEST = 130  # lines: what a person reads in ten minutes
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return [snippet.code for snippet in fenced(README, language)]
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -23,7 +24,7 @@ def run(*command: str, cwd: Path) -> str:
 
 
 def test_the_readme_stays_short() -> None:
-    assert len(README.splitlines()) <= LONGEST
+    assert len(README.read_text().splitlines()) <= LONGEST
 
 
 def test_the_examples_do_what_the_readme_says(tmp_path: Path) -> None:

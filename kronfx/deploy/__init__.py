@@ -12,6 +12,7 @@ layer took. The way: ``export`` or ``sparsify`` make a dense graph, ``layers`` f
 from kronfx.deploy.export import export
 from kronfx.deploy.forecast import forecast
 from kronfx.deploy.options import ExportKeywords, ExportOptions, Options
+from kronfx.deploy.places import Places, places
 from kronfx.deploy.read import read
 from kronfx.deploy.records.forecast import Forecast
 from kronfx.deploy.records.page import page_of_export, page_of_file
@@ -28,11 +29,13 @@ __all__ = [
     "LeftWeight",
     "OnnxSummary",
     "Options",
+    "Places",
     "Timings",
     "export",
     "forecast",
     "page_of_export",
     "page_of_file",
+    "places",
     "read",
     "sparsify_onnx",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from kronfx.deploy.find.names import remember
+from kronfx.deploy.find.names import renamed
 from kronfx.deploy.opening.protos import PROTOBUF_LIMIT
 from kronfx.deploy.opening.values import INFERRED, KIND
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, to_record
@@ -20,8 +20,8 @@ PRODUCER, SOURCE_KEY = "kronfx", "kronfx.source"  # who writes a file; in its me
 
 def stripped(model: ir.Model) -> ir.Model:
     """The model without stack traces and other leftovers of the export: they are large and name this machine's
-    files. What it says about modules is remembered."""
-    remember(model.graph)
+    files. What it says about modules is in the names of its nodes."""
+    renamed(model.graph)
     model.metadata_props.clear()
     model.doc_string = None
     for node in ir.traversal.RecursiveGraphIterator(model.graph):

@@ -3,6 +3,7 @@
 from kronfx.graph.branches import branches
 from kronfx.graph.bsr import to_bsr
 from kronfx.graph.discover import Discovery, discover
+from kronfx.graph.draw import draw
 from kronfx.graph.factorize import Init, factorize
 from kronfx.graph.fold import fold, fold_sites
 from kronfx.graph.match import Match
@@ -15,6 +16,7 @@ __all__ = [
     "Match",
     "branches",
     "discover",
+    "draw",
     "factorize",
     "fold",
     "fold_sites",

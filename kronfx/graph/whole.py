@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from kronfx.errors import GraphError
-from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION, MARK_FEATURES
+from kronfx.graph.factorize import MARK, MARK_CALL, MARK_CONVOLUTION, MARK_EVALUATION, MARK_FEATURES
 from kronfx.graph.trace import stopping_line
 from kronfx.layers import FOLDED, KroneckerConv, KroneckerLinear, answer, full_precision, holds_unformed, named_sites
 
@@ -44,8 +44,14 @@ class _WholeTracer(fx.Tracer):
             return answer(function, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *more, **options)
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None
+    ) -> fx.Node:
+        """A node of a subgraph is named after it: ``encoder_0_fc1_a_first_matmul``."""
+        if MARK_EVALUATION in self.marks and kind in ("call_function", "call_method"):
+            does = target if kind == "call_method" else target.__name__
+            name = f"{self.marks[MARK]}.{self.marks[MARK_EVALUATION]}.{does}"
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
         if node.op not in ("placeholder", "output"):
             node.meta |= self.marks
         return node
@@ -58,7 +64,7 @@ def graph(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
 
     Symbolic tracing is tried first. Where it stops and ``example_inputs`` (a tensor, a tuple or a dict) are given,
     ``torch.export`` captures the model for inputs like these instead, in ATen operators. Raises GraphError, with the
-    line of the model's code that stops the trace, where neither works.
+    line of the model's code that stops the trace, where neither works. :func:`kronfx.draw` makes a picture of it.
     """
     tracer = _WholeTracer(model)
     try:
@@ -75,7 +81,7 @@ def graph(model: nn.Module, example_inputs: Any = None) -> fx.GraphModule:
 
 
 def _exported(model: nn.Module, example_inputs: Any, stopped: str) -> fx.GraphModule:
-    args, kwargs = _call(example_inputs)
+    args, kwargs = call_of(example_inputs)
     try:
         exported = torch.export.export(model, args, kwargs, strict=False).module()
     except Exception as error:
@@ -108,10 +114,13 @@ def _sites_by_any_path(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
 def _marks(site: str, call: object, layer: nn.Module) -> dict[str, Any]:
     """What every node of a subgraph carries."""
     marks = {MARK: site, MARK_CALL: call, MARK_FEATURES: getattr(layer, "features", None)}
+    if isinstance(layer, KroneckerLinear):
+        marks[MARK_EVALUATION] = layer.evaluation
     return marks | {MARK_CONVOLUTION: layer.convolution} if isinstance(layer, KroneckerConv) else marks
 
 
-def _call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that a model is called with, by place and by name."""
     if isinstance(example_inputs, dict):
         return (), dict(example_inputs)
     if isinstance(example_inputs, (tuple, list)):

@@ -73,7 +73,10 @@ def _of_plan(plan: Plan) -> Report:
         )
         for c in plan.choices
     )
-    sheets = tuple(replace(sheet(layer), proof=proof(choice)) for layer, choice in zip(layers, plan.choices))
+    sheets = tuple(
+        replace(sheet(layer), proof=proof(c), work=c.multiply_adds(plan.rows) // plan.rows)
+        for layer, c in zip(layers, plan.choices)
+    )
     summed = gains(sheets)
     if plan.model_parameters:
         summed = (Gain("parameters of the model", "", plan.planned_parameters, plan.model_parameters), *summed)
@@ -158,16 +161,16 @@ def _of_onnx(path: Path) -> Report:
         page = deploy.page_of_file(summary, deploy.forecast(path))
     except KronfxError as refused:  # whose weights kronfx cannot look into
         page = replace(deploy.page_of_file(summary, None), notes=(str(refused),))
-    return _of_file(path.name, summary.layers, summary.bytes, page)
+    return _of_file(path, summary.layers, summary.bytes, page)
 
 
 def _of_export(report: deploy.ExportReport) -> Report:
-    return _of_file(Path(report.path).name, report.layers, report.bytes, deploy.page_of_export(report))
+    return _of_file(Path(report.path), report.layers, report.bytes, deploy.page_of_export(report))
 
 
-def _of_file(name: str, rows: Sequence[deploy.ExportedLayer], size: int, page: Page) -> Report:
+def _of_file(path: Path, rows: Sequence[deploy.ExportedLayer], size: int, page: Page) -> Report:
     layers = tuple(Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, _entries(e), e.zero_blocks) for e in rows)
-    return Report(name, layers, bytes=size, page=page)
+    return Report(path.name, layers, bytes=size, page=page, file=path)
 
 
 def _command(name: str) -> str:

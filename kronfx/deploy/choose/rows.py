@@ -63,7 +63,7 @@ def _map(alive: Survivors, side: int) -> BlockMap | None:
     if alive.ground.any():
         return None
     norms = np.zeros(alive.mask.shape)
-    norms[alive.mask] = np.linalg.norm(alive.blocks.astype(np.float64).reshape(len(alive.blocks), -1), axis=1)
+    norms[alive.mask] = np.linalg.norm(alive.blocks.astype(np.float64), axis=(1, 2))
     return block_map(norms, side)
 
 

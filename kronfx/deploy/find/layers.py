@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,12 +12,13 @@ import onnx_ir as ir
 from kronfx.deploy.find.grid import grid_of
 from kronfx.deploy.find.known import KnownWeight, PlacedWeight, placed
 from kronfx.deploy.find.linear import Linear
-from kronfx.deploy.find.names import named
+from kronfx.deploy.find.names import named, scope_of
 from kronfx.deploy.find.packed import Packed, find_packed
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.nodes.values import tensor_of
 from kronfx.deploy.storage import Shared, Storage, Survivors, fewest_bytes, survivors
+from kronfx.progress import bar
 from kronfx.records import KroneckerShape
 
 
@@ -114,31 +115,50 @@ def linear_maps(
     graph: ir.Graph, weights: Sequence[KnownWeight] = (), block: tuple[int, int] | None = None
 ) -> LinearMaps:
     """Every linear map, with its grid: the one that is known, ``block`` where it fits, else the detected one."""
-    places, linears, packed = placed(graph, weights), find(graph), find_packed(graph)
+    linears, packed = find(graph), find_packed(graph)
+    places = _told_apart(placed(graph, weights), linears, weights)
     directions: dict[ir.Value, list[bool]] = {}
     for linear in linears:
         directions.setdefault(linear.weight, []).append(linear.transposed)
     scopes = named((*linears, *packed), {value: place.origin.site for value, place in places.items()})
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
-    for linear in linears:
-        place, key = places.get(linear.weight), (linear.weight, linear.transposed)
-        is_upright = place is not None and _is_upright(place, linear)
-        origin = None if place is None else place.origin if is_upright else place.origin.T
-        if key not in shapes:
-            shapes[key] = origin.shape if origin else grid_of(linear.W, block)
-        scope = scopes[linear.weight]
-        name = scope.path
-        ways = directions[linear.weight]
-        if len(set(ways)) > 1 and not (is_upright if origin else linear.transposed == ways[0]):
-            name = f"{name}/transposed"
-        layers.append(Layer(linear, name, shapes[key], origin, None if origin else block, scope.folder))
+    with bar("looking", len(linears)) as begin:
+        for linear in linears:
+            scope = scopes[linear.weight]
+            name = scope.path
+            begin(name)
+            place, key = places.get(linear.weight), (linear.weight, linear.transposed)
+            is_upright = place is not None and _is_upright(place, linear)
+            origin = None if place is None else place.origin if is_upright else place.origin.T
+            if key not in shapes:
+                shapes[key] = origin.shape if origin else grid_of(linear.W, block)
+            ways = directions[linear.weight]
+            if len(set(ways)) > 1 and not (is_upright if origin else linear.transposed == ways[0]):
+                name = f"{name}/transposed"
+            layers.append(Layer(linear, name, shapes[key], origin, None if origin else block, scope.folder))
     read = {layer.linear.weight for layer in layers}
     return LinearMaps(
         tuple(layers),
         tuple(place for value, place in places.items() if value not in read),
         tuple(replace(product, site=scopes[product.weight].path) for product in packed),
     )
+
+
+def _told_apart(
+    places: Mapping[ir.Value, PlacedWeight], linears: Sequence[Linear], weights: Sequence[KnownWeight]
+) -> dict[ir.Value, PlacedWeight]:
+    """Of weights that are equal, a constant holds the one that it, or the module that reads it, is called after."""
+    sites, told = {weight.site: weight for weight in weights}, dict(places)
+    for linear in reversed(linears):
+        place, scope, name = places.get(linear.weight), scope_of(linear.node), linear.weight.name or ""
+        names = (name, name.rpartition(".")[0], "" if scope is None else scope.path)
+        own = next((sites[name] for name in names if name in sites), None)
+        if place is None or own is None or own.site == place.origin.site:
+            continue
+        if np.array_equal(own.W, place.constant.array):
+            told[linear.weight] = replace(place, origin=own)
+    return told
 
 
 def moved(maps: LinearMaps, graph: ir.Graph) -> LinearMaps:

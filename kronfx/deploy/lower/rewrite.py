@@ -9,9 +9,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from kronfx.deploy.find.layers import Layer, LinearMaps
 from kronfx.deploy.find.linear import Linear
-from kronfx.deploy.find.names import Labels
+from kronfx.deploy.find.names import Scope, scope_of
 from kronfx.deploy.find.weights import Weights
 from kronfx.deploy.lower.behind import finished
+from kronfx.deploy.lower.labels import Labels, owners
 from kronfx.deploy.lower.layouts import Feature, Layouts
 from kronfx.deploy.lower.lowerings import LOWERINGS, Emit
 from kronfx.deploy.lower.operators import RULES
@@ -32,18 +33,16 @@ def rewrite(model: ir.Model, maps: LinearMaps, chosen: Mapping[ir.Node, Lowering
 
 def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering]) -> None:
     build = Builder(graph)
-    layouts, labels = Layouts(build), Labels(graph)
+    layouts, labels = Layouts(build), Labels()
     replaced: list[ir.Node] = []
     emits = {node: emit for node in layers if (emit := LOWERINGS[chosen[node]].emit) is not None}
     groups = _groups({node: layers[node] for node in emits}, chosen)
     for node in list(graph):
-        build.anchor = node
+        build.anchor, start = node, len(build.made)
         if node in layouts.skipped or node in emits:
             replaced.append(node)
             if node in groups:
-                start = len(build.made)
-                _emit(layouts, groups[node], emits[node])
-                labels.put(build.made[start:], groups[node][0].name, [layer.folder for layer in groups[node]])
+                _emit(layouts, groups[node], emits[node], labels)
         elif any(layouts.is_lazy(value) for value in _read(node)):
             rule = RULES.get(node.op_type) if node.domain == "" else None
             if rule is not None and any(map(layouts.is_lazy, node.inputs)) and rule(layouts, node):
@@ -51,12 +50,21 @@ def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.
             else:
                 for value in list(_read(node)):
                     layouts.make_row_major(value)
+            labels.note(build.made[start:], _scopes(node))
     build.anchor = None
     for value in list(graph.outputs):
+        start, maker = len(build.made), value.producer()
         layouts.make_row_major(value)
+        labels.note(build.made[start:], [] if maker is None else _scopes(maker))
     for node in reversed(replaced):
         graph.remove(node, safe=True)
+    labels.put(graph)
     graph.sort()  # what quantizes a value may have moved behind nodes that read its scale
+
+
+def _scopes(node: ir.Node) -> list[Scope]:
+    scope = scope_of(node)
+    return [] if scope is None else [scope]
 
 
 def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering]) -> dict[ir.Node, list[Layer]]:
@@ -86,10 +94,16 @@ def _groups(layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.Node, Lowering])
     return {group[0].linear.node: group for group in groups}
 
 
-def _emit(layouts: Layouts, layers: Sequence[Layer], emit: Emit) -> None:
+def _emit(layouts: Layouts, layers: Sequence[Layer], emit: Emit, labels: Labels) -> None:
+    made, start = layouts.build.made, len(layouts.build.made)
     x = _input(layouts, layers[0].linear)
-    for layer, y in zip(layers, emit(layouts, layers, x), strict=True):
+    ys, scopes = emit(layouts, layers, x), [Scope(layer.name, layer.folder) for layer in layers]
+    for node, places in owners(made[start:], [y.value for y in ys]).items():
+        labels.note([node], [scopes[place] for place in places] or scopes)
+    for layer, scope, y in zip(layers, scopes, ys, strict=True):
+        start = len(made)
         _define(layouts, layer.linear, y, x)
+        labels.note(made[start:], [scope])
 
 
 def _define(layouts: Layouts, linear: Linear, y: Feature, x: Feature) -> None:

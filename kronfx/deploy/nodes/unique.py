@@ -1,9 +1,15 @@
-"""Names that nothing else in a graph has."""
+"""Names of nodes: none is given twice, and viewers read folders off them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import count
+
+
+def stem(path: str) -> str:
+    """What the names of a module's nodes begin with: ``encoder/layer.0/fc1`` of ``encoder.layer.0.fc1``."""
+    return re.sub(r"\.(?!\d+(?:\.|$))", "/", path)
 
 
 class Unique:

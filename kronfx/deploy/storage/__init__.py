@@ -16,6 +16,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from kronfx.deploy.nodes.builder import Builder
+from kronfx.deploy.nodes.unique import Unique, stem
 from kronfx.deploy.storage import blocks, factors
 from kronfx.deploy.storage.blocks import Survivors, survivors
 from kronfx.deploy.storage.factors import Product, product, products
@@ -83,8 +84,9 @@ def store(
         W_T = build.op("Transpose", W, perm=[1, 0])
         for value in transposed:
             _replace(graph, value, _as_stored(build, W_T, value, (n, m)))
-    for node in build.made:
-        node.name = ""  # nothing will ever time or debug them: they are gone once the file is loaded
+    free = Unique(node.name for node in graph)
+    for node in build.made:  # in a folder of their own: they are gone once the file is loaded
+        node.name = free(f"{stem(site)}/W/{node.op_type}")
 
 
 def _as_stored(build: Builder, weight: ir.Value, value: ir.Value, dims: tuple[int, int]) -> ir.Value:

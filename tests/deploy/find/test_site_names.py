@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -56,9 +58,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def told(node: onnx.NodeProto) -> str:
+    """The folder that viewers show a node in: what its metadata say, else what is in front of its name."""
+    said = [entry.value for entry in node.metadata_props if entry.key == "namespace"]
+    return said[0] if said else node.name.strip("/").rpartition("/")[0]
+
+
 def folders(path: Path) -> set[str]:
-    nodes = onnx.load(path).graph.node
-    return {entry.value for node in nodes for entry in node.metadata_props if entry.key == "namespace"}
+    return {folder for node in onnx.load(path).graph.node if (folder := told(node))}
+
+
+def slashed(path: str) -> str:
+    """``layers.0/expand``."""
+    return re.sub(r"\.(?=[a-z])", "/", path)
 
 
 def test_a_file_of_torchs_exporter(exported: Path) -> None:
@@ -69,12 +81,12 @@ def test_a_file_of_torchs_exporter(exported: Path) -> None:
     blocks = [tensor.name for tensor in graph.initializer if tensor.name.endswith("/blocks")]
     assert all(any(name.startswith(path) for name in blocks) for path in PATHS)
     products = [node for node in graph.node if node.op_type == "MatMul"]
-    assert all(any(node.name.startswith(path) for node in products) for path in PATHS)
+    assert all(any(node.name.startswith(slashed(path)) for node in products) for path in PATHS)
     names = [node.name for node in graph.node if node.name]
     assert len(names) == len(set(names))
     source = [entry.value for node in onnx.load(exported).graph.node for entry in node.metadata_props]
     before = {value.rpartition("/")[0] for value in source}
-    made = {entry.value for node in products for entry in node.metadata_props if entry.key == "namespace"}
+    made = {told(node) for node in products}
     assert made <= before  # the folders of the layers they replace
     assert any("layers.1.contract" in folder for folder in made)
 
@@ -122,7 +134,7 @@ def test_the_path_in_a_nodes_name(tmp_path: Path) -> None:
     assert folders(dst) == {"encoder/layer.0/query", "fc/weight"}
 
 
-def test_maps_that_are_stacked_share_the_folder_around_them(tmp_path: Path) -> None:
+def test_maps_that_are_stacked_share_a_folder_and_have_their_own(tmp_path: Path) -> None:
     nodes = [f"{one.upper()} = MatMul(x, {one})" for one in "qkv"]
     weights = {one: planted(64, 64, (8, 8), seed=i) for i, one in enumerate("qkv")}
     outputs = ", ".join(f"float[b, r, 64] {one.upper()}" for one in "qkv")
@@ -133,7 +145,7 @@ def test_maps_that_are_stacked_share_the_folder_around_them(tmp_path: Path) -> N
     onnx.save(model, src)
     dst, report = sparse(src)
     assert [layer.site for layer in report.layers] == [f"attention.self.{one}" for one in "qkv"]
-    assert folders(dst) == {"attention/self"}
+    assert folders(dst) == {f"attention/self/{name}" for name in ("q+k+v", "q", "k", "v")}
 
 
 @pytest.mark.parametrize("name", ["", "MatMul_3", "/MatMul", "/", "//", "/" + "a/" * 500 + "MatMul"])
@@ -163,8 +175,46 @@ def test_names_cost_a_small_file_little(tmp_path: Path) -> None:
         node.name = ""
         del node.metadata_props[:]
     assert [layer.site for layer in report.layers] == ["0", "2"]
-    assert folders(tmp_path / "m.onnx") == {"0", "2"}
+    assert folders(tmp_path / "m.onnx") == {"0", "1", "2"}
     assert with_names < 1.02 * len(bare.SerializeToString()) + 14 * len(bare.graph.node)  # names there were before
+
+
+@pytest.mark.parametrize("lowering", ["dense", "blocks"])
+def test_every_node_of_an_export_is_named_after_its_module(tmp_path: Path, lowering: str) -> None:
+    names = []
+    for name in ("first.onnx", "second.onnx"):
+        kx.export_onnx(Model(), tmp_path / name, torch.randn(2, 5, 128), lowering=lowering, tune=False)
+        names.append([node.name for node in onnx.load(tmp_path / name).graph.node])
+    assert names[0] == names[1]
+    assert len(names[0]) == len(set(names[0]))
+    modules = {slashed(name) for name, _ in Model().named_modules()} | {slashed(path) for path in PATHS}
+    for node in onnx.load(tmp_path / "first.onnx").graph.node:
+        assert told(node).removesuffix("/W") in modules, node.name
+        assert node.name.rpartition("/")[2].partition("_")[0] == node.op_type
+        assert not node.metadata_props
+
+
+def test_what_is_not_touched_keeps_its_name(tmp_path: Path) -> None:
+    nodes = "a = MatMul(x, u)", "s = Softmax(a)", "t = MatMul(s, v)", "y = Tanh(t)"
+    weights = {"u": planted(64, 64, (8, 8)), "v": np.random.default_rng(0).normal(size=(64, 64)).astype("f")}
+    src = onnx_file(tmp_path / "m.onnx", "float[r, 64] x => float[r, 64] y", *nodes, **weights)
+    model = onnx.load(src)
+    names = ["/net/fc/MatMul", "whatever: 1", "/net/head/MatMul", "node_Tanh_7"]
+    for node, name in zip(model.graph.node, names, strict=True):
+        node.name = name
+    onnx.save(model, src)
+    after = {node.name: node.op_type for node in onnx.load(sparse(src)[0]).graph.node}
+    assert {"net/fc/MatMul": "MatMul", "whatever: 1": "Softmax"}.items() <= after.items()
+    assert {"/net/head/MatMul": "MatMul", "node_Tanh_7": "Tanh"}.items() <= after.items()
+    assert "/net/fc/MatMul" not in after
+
+
+def test_equal_weights_are_told_apart(tmp_path: Path) -> None:
+    model = nn.Sequential(*(folded(32, 32, (8, 8)) for _ in range(3)))
+    for layer in model:
+        layer.weight.data.zero_()
+    report = kx.export_onnx(model, tmp_path / "m.onnx", torch.randn(2, 32), tune=False)
+    assert sorted(layer.site for layer in report.layers) == ["0", "1", "2"]
 
 
 WRITERS = [("pytorch", "2.9", "pytorch 2.9"), ("tf2onnx", "", "tf2onnx"), ("", "", None)]
