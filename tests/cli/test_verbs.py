@@ -61,7 +61,7 @@ def test_inspect_tells_a_file_that_gains_nothing_from_one_that_has_its_gain(sour
     assert kronfx("sparsify", source, tmp_path / "s.onnx", *QUICK).code == 0
     assert "kronfx wrote this file" in kronfx("inspect", tmp_path / "s.onnx").out
     empty = onnx_file(tmp_path / "e.onnx", "float[b] x => float[b] y", "y = Relu(x)")
-    assert "no weight that kronfx could run" in kronfx("inspect", empty).out
+    assert "no weight that kronfx could run" in " ".join(kronfx("inspect", empty).out.split())
 
 
 def test_sparsify_writes_the_file_that_the_library_writes(source: Path, tmp_path: Path) -> None:
