@@ -168,7 +168,7 @@ def lines(task: Task, given: argparse.Namespace) -> list[Line]:
             kx.sparsify_onnx(source, path, block=tuple(given.block), rows=[given.context * rows for rows in ROWS])
             found.append(Line(f"{target:.0%} zero{bits}", *each, path))
         if given.report is not None and target == 0.75:
-            kx.inspect(won).to_html(given.report)
+            kx.compare(task.model, won).to_html(given.report)
     return found
 
 

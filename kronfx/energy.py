@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from kronfx.errors import PlanError
@@ -25,23 +24,14 @@ class Energies:
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
         self._known: dict[tuple[str, KroneckerShape], list[float]] = {}
-        self._console = Console(stderr=True)
         for name, W in weights.items():
             _require_values(name, W)
 
     def __call__(self, site: Site, shape: KroneckerShape) -> Sequence[float]:
         key = site.name, shape
         if key not in self._known:
-            if self._console.is_terminal:
-                with self._console.status(f"energy of {site.label} in {shape}"):
-                    self._known[key] = self._kept(site, shape)
-            else:
-                self._known[key] = self._kept(site, shape)
+            self._known[key] = energy_kept(self._weights[site.name], shape).tolist()
         return self._known[key]
-
-    def _kept(self, site: Site, shape: KroneckerShape) -> list[float]:
-        kept: list[float] = energy_kept(self._weights[site.name], shape).tolist()
-        return kept
 
 
 def _require_values(name: str, W: Tensor) -> None:

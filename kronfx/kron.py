@@ -10,7 +10,8 @@ deployment stores them. All leading axes of ``x [..., n]`` pass through, so no s
 the same code traces symbolically, exports with dynamic axes and compiles without a graph break.
 
 While ``left`` carries a gradient it gets a leading axis of 1, where the temporary that this costs is no larger than the
-intermediate that is there anyway: ``kronfx/decisions/leading_axis.md``.
+intermediate that is there anyway: ``kronfx/decisions/leading_axis.md``. Layers that read the same ``x`` keep their
+products apart: ``kronfx/decisions/shared_products.md``.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ def prune(model: nn.Module, batches: Iterable[Any], **wishes: Unpack[PruneKeywor
     left alone, is in ``kronfx.inspect(result)``.
 
     Takes ``8 n^2`` bytes a map for the sums, at most ``memory`` at once (and one map at least). While one map is ranked
-    or set anew it takes, its sums included, at most ``40 (n^2 + m n)`` bytes: 6.6 GB where ``W`` is 4096x11008. The
-    prefix also keeps the outputs of finished modules for all batches. What feeds a map of which nothing is left goes
-    with it, before what is read.
+    or set anew, its sums included, it takes at most ``40 n^2 + 56 m n`` bytes and 256 MB: 7.7 GB where ``W`` is
+    4096x11008. The prefix also keeps the outputs of finished modules for all batches. What feeds a map of which nothing
+    is left goes with it, before what is read.
     Raises PruneError.
     """
     require_module(model, PruneError)

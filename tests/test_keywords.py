@@ -32,7 +32,7 @@ from kronfx.planner import PlanKeywords, PlanOptions
 from kronfx.solver import SolveKeywords, SolveOptions
 
 VERBS: dict[Callable[..., Any], tuple[type, type, list[str]]] = {
-    kx.plan: (PlanOptions, PlanKeywords, ["model"]),
+    kx.plan: (PlanOptions, PlanKeywords, ["model", "batches"]),
     kx.factorize: (PlanOptions, PlanKeywords, ["model", "plan", "init", "batches", "inplace", "tune"]),
     kx.prune: (PruneOptions, PruneKeywords, ["model", "batches"]),
     kx.recover: (RecoverOptions, RecoverKeywords, ["model", "teacher", "batches"]),

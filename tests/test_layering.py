@@ -13,7 +13,7 @@ ROOT = Path(kronfx.__file__).parent
 
 # A module may import from its own room and from rooms of a lower level; rooms of one level never import each other.
 LEVELS = {
-    "errors": 0, "options": 1, "tables": 1, "files": 1, "progress": 1, "records": 2, "svg": 2,
+    "errors": 0, "options": 1, "tables": 1, "files": 1, "progress": 2, "records": 2, "svg": 2,
     "cost": 3, "kron": 3, "price": 3, "distance": 3, "page": 3,
     "solver": 4, "layers": 4, "energy": 4,
     "clock": 5, "planner": 5, "graph": 5, "train": 5, "compress": 5, "deploy": 5,

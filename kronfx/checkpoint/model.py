@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from kronfx.layers import (
     require_module,
     user_name,
 )
+from kronfx.progress import bar
 from kronfx.records import Choice, Plan, Site
 
 
@@ -41,11 +42,13 @@ def save(model: nn.Module, folder: PathLike) -> Path:
     if any(subgraphs(graph) for graph in graphs(model)):
         found = "a graph that spells the factors out"
         raise CheckpointError("", found, "factored layers", "save the model that kronfx.graph was given")
-    target = destination(folder)
-    tensors, tied = _tensors(model)
-    folded = folded_layers(model).items()
-    grids = {name: FoldedGrid(W.weight.shape[-2], W.weight.shape[-1], W.shape) for name, W in folded}
-    write_folder(target, Saved(_plan(model), grids, tied, tensors))
+    target, state = destination(folder), _state(model)
+    with bar("saving", len(state) + 1) as begin:
+        tensors, tied = _tensors(state, begin)
+        folded = folded_layers(model).items()
+        grids = {name: FoldedGrid(W.weight.shape[-2], W.weight.shape[-1], W.shape) for name, W in folded}
+        begin(f"writing {target.name}")
+        write_folder(target, Saved(_plan(model), grids, tied, tensors))
     return target
 
 
@@ -59,9 +62,13 @@ def load(model: nn.Module, folder: PathLike) -> nn.Module:
     """
     require_module(model, CheckpointError)
     require_unshared(model, CheckpointError)
-    saved = read_folder(Path(folder))
-    loaded = _rewritten(model, saved)
-    _fill(loaded, saved)
+    with bar("loading", 3) as begin:
+        begin("reading the tensors")
+        saved = read_folder(Path(folder))
+        begin("rewriting the model")
+        loaded = _rewritten(model, saved)
+        begin("putting the tensors in")
+        _fill(loaded, saved)
     return loaded
 
 
@@ -84,13 +91,14 @@ def _site(name: str, layer: KroneckerLinear) -> Site:
     return Site(name=name, kind=kind, m=layer.out_features, n=layer.in_features, dtype=dtype, stack=stack, taps=taps)
 
 
-def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _tensors(state: Mapping[str, Tensor], begin: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every tensor of the ``state_dict`` once, ready to be written, and the other names of those that have several."""
     kept: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     first: dict[object, str] = {}
     storages: set[int] = set()
-    for name, value in _state(model).items():
+    for name, value in state.items():
+        begin(name)
         _require_storable(name, value)
         root = first.setdefault(_identity(value), name)
         if root != name:

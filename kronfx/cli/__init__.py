@@ -2,7 +2,7 @@
 
 One file a verb, one row each below. To add one: a function whose own parameters are annotated for typer, which answers
 an ``Answer``; if it has options, a dataclass of them (see :mod:`kronfx.options`); its row.
-``tests/cli/test_options.py`` holds the two together.
+``tests/cli/test_said.py`` holds the two together.
 """
 
 from __future__ import annotations

@@ -59,9 +59,10 @@ class Row:
 
 
 def demo(out: File = Path("digits.onnx"), html: Page = Path("digits.html"), seed: Seed = 0) -> Answer:
-    """The whole path on handwritten digits, in a minute: plan, factorize, train to zero blocks, fold, export, look.
+    """The whole path on handwritten digits, in a minute.
 
-    It takes scikit-learn, which has the digits, and leaves the ONNX file and a page of it.
+    Plan, factorize, train to zero blocks, fold, export, look. It takes scikit-learn, which has the digits, and leaves
+    the ONNX file and a page of it.
     """
     x, x_test, y, y_test = digits(seed)
     torch.manual_seed(seed)
@@ -75,7 +76,7 @@ def demo(out: File = Path("digits.onnx"), html: Page = Path("digits.html"), seed
     # Of the factored model itself: its file keeps the factors where they are smaller than the surviving blocks.
     report = kx.export_onnx(factored, out, x[:8], batch_sizes=BATCH_SIZES)
     looked = kx.inspect(folded)
-    page = kx.inspect(out).to_html(html)
+    page = report.to_html(html)
 
     def row(name: str, predict: Predict, size: int, model: nn.Module | None = None) -> Row:
         zero = 0 if model is dense else looked.zero_blocks
@@ -122,8 +123,9 @@ def train(model: nn.Module, x: Tensor, y: Tensor, target: float | None) -> None:
     sparsity = (
         None if target is None else kx.train.BlockSparsity(model, target=target, optimizer=optimizer, steps=steps)
     )
-    with bar("training, dense" if target is None else "training, factored", EPOCHS) as advance:
-        for _ in range(EPOCHS):
+    with bar("training, dense" if target is None else "training, factored", EPOCHS) as begin:
+        for epoch in range(EPOCHS):
+            begin(f"epoch {epoch + 1}")
             for batch in torch.randperm(len(x)).split(BATCH):
                 loss = F.cross_entropy(model(x[batch]), y[batch])
                 optimizer.zero_grad()
@@ -132,7 +134,6 @@ def train(model: nn.Module, x: Tensor, y: Tensor, target: float | None) -> None:
                 if sparsity is not None:
                     sparsity.step()
                 schedule.step()
-            advance()
 
 
 def in_torch(model: nn.Module) -> Predict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
@@ -11,6 +12,7 @@ import torch
 
 from kronfx.cli.verb import Answer
 from kronfx.clock.cache import path, read
+from kronfx.tables import Part, Shown
 
 NEEDED = ("kronfx", "torch", "numpy", "scipy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors", "typer")
 WELCOME = ("transformers", "timm", "torchvision", "lightning", "accelerate", "scikit-learn", "openvino")
@@ -18,7 +20,7 @@ STOCK = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class Health(Shown):
     """Versions by name (None: not installed), threads, which package is the ``runtime``, and the kept rates if any."""
 
     python: str
@@ -36,7 +38,8 @@ class Health:
         """onnxruntime comes from the package of that name, and no other one writes over it."""
         return self.runtime == (STOCK,)
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a line a fact."""
         stock = "the stock one" if self.is_stock else f"not the stock one: it comes from {' and '.join(self.runtime)}"
         rates = self.rates or "none kept yet: kronfx plan measures them, in two seconds"
         lines = {
@@ -48,7 +51,7 @@ class Health:
             "rates": rates,
             "kept in": self.cache,
         }
-        return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
+        yield "\n".join(f"{name:<12} {text}" for name, text in lines.items())
 
 
 def _listed(versions: dict[str, str | None]) -> str:
@@ -56,7 +59,7 @@ def _listed(versions: dict[str, str | None]) -> str:
 
 
 def doctor() -> Answer:
-    """What is installed here, on how many threads it runs, and what kronfx has measured of this machine."""
+    """What is installed here, and what kronfx has measured."""
     threads = torch.get_num_threads()
     rates = read(path(threads))
     found = Health(

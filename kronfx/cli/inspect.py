@@ -17,14 +17,18 @@ NodeData = Annotated[
     Path | None,
     typer.Option("--node-data", metavar="DIR", help="Also write node data for Model Explorer into a folder."),
 ]
+Training = Annotated[
+    Path | None, typer.Option("--history", metavar="RUN.jsonl", help="Of the training: its curves go into the page.")
+]
 
 
-def inspect(file: File, html: Page = None, node_data: NodeData = None) -> Answer:
-    """Would this file gain? How many blocks of each weight are zero, at many shapes, and what that would give.
+def inspect(file: File, html: Page = None, history: Training = None, node_data: NodeData = None) -> Answer:
+    """Would this ONNX file gain?
 
-    Nothing is run or written. The forecast is a cost model's; kronfx sparsify asks the clock.
+    How many blocks of each weight are zero, at many shapes, and what that would give. Nothing is run or
+    written. The forecast is a cost model's; kronfx sparsify asks the clock.
     """
-    report, expected = look(file), forecast(file)
+    report, expected = look(file, history=history), forecast(file)
     if html is not None:
         report.to_html(html)
     if node_data is not None:

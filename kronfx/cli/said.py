@@ -2,7 +2,7 @@
 
 A row says how a value is written and read; names, defaults and meanings are the field's own. A new option needs nothing
 here unless its type is new: then a row, or, where no shell can say it, a line with the reason in
-``tests/cli/test_options.py``, which holds options and keywords together.
+``tests/cli/test_said.py``, which holds options and keywords together.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def _by_name(read: Callable[[str], Any]) -> Callable[[Sequence[str]], Any]:
 
 
 def _zero_start(texts: Sequence[str]) -> Any:
-    return {("residual",): "residual", ("none",): None}.get(tuple(texts), texts)
+    if len(texts) > 1:
+        return texts
+    return {"residual": "residual", "none": None}.get(texts[0], texts)
 
 
 def _json(text: str) -> Any:
@@ -131,7 +133,7 @@ def _arrays(text: str) -> Mapping[str, Any]:
         arrays = np.load(text, allow_pickle=False)
     except (ValueError, EOFError, BadZipFile):
         raise ValueError(f"{text} is no .npz file") from None
-    if not isinstance(arrays, Mapping):
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise ValueError(f"{text} holds an array without a name, and an .npz file has names")
     with arrays:
         return dict(arrays)

@@ -9,22 +9,14 @@ import typer
 from typing_extensions import Unpack
 
 from kronfx.cli.verb import Answer
-from kronfx.records import Solution
 from kronfx.solver import SolveKeywords
 from kronfx.solver import solve as solved
-from kronfx.tables import render
 
 Rows = Annotated[int, typer.Argument(metavar="OUT_FEATURES", help="m of W [m, n].")]
 Columns = Annotated[int, typer.Argument(metavar="IN_FEATURES", help="n of W [m, n].")]
 
 
 def solve(out_features: Rows, in_features: Columns, **wishes: Unpack[SolveKeywords]) -> Answer:
-    """The best block shape of one layer W [m, n], with its proof and the runners-up."""
+    """The best block shape of one layer W [m, n], with its proof."""
     solution = solved(out_features, in_features, **wishes)
-    text = f"{solution}\n\n{_runners_up(solution)}" if solution.runners_up else str(solution)
-    return Answer(text, {**asdict(solution), "proven": solution.proven})
-
-
-def _runners_up(solution: Solution) -> str:
-    rows = [(str(other.shape), other.objective) for other in solution.runners_up]
-    return render("the next best", ("blocks", solution.unit), rows)
+    return Answer(str(solution), {**asdict(solution), "proven": solution.proven})

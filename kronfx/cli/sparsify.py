@@ -20,9 +20,10 @@ Page = Annotated[
 
 
 def sparsify(source: Source, target: Target, report: Page = None, **wishes: Unpack[SparsifyKeywords]) -> Answer:
-    """Write an ONNX file anew, smaller and faster where its weights have blocks of zeros, and computing the same.
+    """Write an ONNX file anew, smaller and faster.
 
-    It is timed and verified against the source before it gets its name. Where nothing gains, it is the source's bytes.
+    It gains where weights have blocks of zeros, and computes the same. It is timed and verified against the
+    source before it gets its name. Where nothing gains, it is the source's bytes.
     """
     done = sparsify_onnx(source, target, **wishes)
     if report is not None:

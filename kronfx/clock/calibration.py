@@ -64,18 +64,18 @@ def measured(rows: int, dtype: torch.dtype, device: torch.device, backward: bool
     """What :func:`calibrate` finds."""
     cases = list(product(SHARES, RANKS, SHAPES, EVALUATIONS))
     samples: list[tuple[float, float, float]] = []
-    with bar("timing", len(cases)) as advance, torch.random.fork_rng(devices=[]):
+    with bar("timing", len(cases)) as begin, torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
         for share, rank, shape, evaluation in cases:
             if len(samples) >= FEWEST and time.perf_counter() - start > BUDGET:
                 break
+            begin(f"{shape}, rank {rank}, {evaluation}")
             count = -(-rows // share)
             counted = _counted(shape, rank, count, evaluation, backward)
             layer = KroneckerLinear(shape, rank, evaluation, bias=False).to(device, dtype).requires_grad_(backward)
             x = torch.randn(count, shape.n).to(device, dtype).requires_grad_(backward)
             seconds = _least(layer, x)
             samples.append((counted.multiply_adds / seconds, counted.entries / seconds, counted.products / seconds))
-            advance()
     fitted, residual = nnls(np.array(samples), np.full(len(samples), 1.0))
     passes = "forward and backward" if backward else "forward"
     how = f"{passes}, {rows} rows, {str(dtype).removeprefix('torch.')}, {device}, {torch.get_num_threads()} threads"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +20,22 @@ from kronfx.errors import TuneError, reason
 from kronfx.layers import KroneckerConv, KroneckerLinear, evaluating, kronecker_layers, require_module
 from kronfx.progress import bar
 from kronfx.records import ATTOSECONDS, EVALUATIONS, Evaluation
-from kronfx.tables import render
+from kronfx.tables import Column, Part, Row, Shown, Table
 
 CLOSE = 1.15  # what is predicted to take up to so much longer than the best is timed
 RUNS = 7
 SECONDS = 1.0  # of timing a layer after which three runs must do
 
-HEADERS = (
-    "layer",
-    "rows",
-    "was",
-    "chosen",
-    *(f"{e}, ms{by}" for e in EVALUATIONS for by in (" predicted", " measured")),
+COLUMNS = (
+    Column("layer"),
+    Column("rows", 7),
+    Column("was", 8),
+    Column("chosen"),
+    *(
+        Column(f"{e} {by}", goes, "sum")
+        for e, pair in zip(EVALUATIONS, ((3, 6), (2, 5), (1, 4)))
+        for by, goes in zip(("ms", "timed"), pair)
+    ),
 )
 
 Seconds = dict[Evaluation, float]
@@ -52,17 +56,19 @@ class TunedLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class Tuning(Shown):
     """What ``kronfx.tune`` did, layer by layer; print it. Times are in the order of ``kronfx.records.EVALUATIONS``."""
 
     layers: tuple[TunedLayer, ...]
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a layer."""
         changed = sum(layer.was != layer.chosen for layer in self.layers)
-        return render(f"tuned: {len(self.layers)} layers, {changed} changed", HEADERS, map(_cells, self.layers))
+        rows = tuple(map(_cells, self.layers))
+        return [Table(f"tuned: {len(rows)} layers, {changed} changed", COLUMNS, rows)]
 
 
-def _cells(tuned: TunedLayer) -> tuple[object, ...]:
+def _cells(tuned: TunedLayer) -> Row:
     pairs = zip(tuned.predicted, tuned.measured)
     times = (None if seconds is None else 1e3 * seconds for pair in pairs for seconds in pair)
     return (tuned.layer, tuned.rows, tuned.was, tuned.chosen, *times)
@@ -84,14 +90,14 @@ def tune(model: nn.Module, example_inputs: Any) -> Tuning:
     shapes = _shapes_seen(model, layers, example_inputs)
     known: dict[object, tuple[Seconds, Seconds]] = {}
     tuned = []
-    with bar("tuning", len(shapes)) as advance:
+    with bar("tuning", len(shapes)) as begin:
         for name, shape in shapes.items():
+            begin(name)
             layer = layers[name]
             key = (repr(layer), layer.S.dtype, shape)
             if key not in known:
                 known[key] = _times(layer, shape)
             tuned.append(_settled(name, layer, shape, *known[key]))
-            advance(name)
     return Tuning(tuple(tuned))
 
 

@@ -148,15 +148,15 @@ def observe(model: nn.Module, maps: Sequence[Map], batches: Sequence[Any], fishe
     """Run the batches; the record of every map. With ``fisher`` there is a backward pass. Raises PruneError."""
     records = [Record(subject) for subject in maps]
     by_parameter = {record.map.parameter: record for record in records}
-    with measured(model), bar("calibration", len(batches)) as advance:
-        for batch in batches:
+    with measured(model), bar("calibration", len(batches)) as begin:
+        for number, batch in enumerate(batches, 1):
+            begin(f"batch {number}")
             with ExitStack() as forward:
                 forward.enter_context(torch.set_grad_enabled(fisher is not None))
                 forward.enter_context(Watch(by_parameter))
                 scalar = answered(model, batch) if fisher is None else fisher(model, batch)
             if fisher is not None:
                 scalar.backward()
-            advance()
     claimed = Counter(record.bias for record in records)
     for record in records:
         if claimed[record.bias] > 1:

@@ -48,12 +48,12 @@ def fit_factors(model: nn.Module, maps: Mapping[Map, int], batches: Sequence[Any
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     found: dict[str, Fitted] = {}
-    with bar("factors are fitted", len(maps)) as advance:
+    with bar("fitting", len(maps)) as begin:
         for record in Samples(model, batches, MEMORY).records(list(maps)):
+            begin(record.map.site.name)
             if record.reason(gradients=False) is None:
                 bias = None if record.bias is None else names[record.bias]
                 found[record.map.site.name] = _fitted(record, maps[record.map], bias)
-            advance(f"factors are fitted: {record.map.site.name}")
     return found
 
 

@@ -56,10 +56,10 @@ def surgeon_path(W: Tensor, H: Tensor, grid: KroneckerShape) -> Path:
     rows = F.pad(W, (0, surplus, 0, grid.m - len(W))).unflatten(0, (grid.m1, grid.m2))
     at_once = max(1, MEMORY // (tiles.itemsize * grid.n**2))
     portions, walked = rows.split(at_once), []
-    with bar("its rows of blocks", len(portions)) as advance:
-        for portion in portions:
+    with bar("its rows of blocks", len(portions)) as begin:
+        for number, portion in enumerate(portions, 1):
+            begin(f"{number} of {len(portions)}")
             walked.append(_walk(portion.to(tiles), tiles))
-            advance()
     return Path(torch.cat([path.order for path in walked]), torch.cat([path.costs for path in walked]).to(W))
 
 

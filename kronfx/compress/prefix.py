@@ -166,9 +166,9 @@ def refit_on_prefix(
         expected = [tap.map for step in steps for tap in step]
         trained.expect(expected)
         pruned.expect([of[each].pruned for each in expected])
-        with bar("on the prefix", len(steps)) as advance:
+        with bar("on the prefix", len(steps)) as begin:
             for step in steps:
-                advance(f"on the prefix: {', '.join(tap.map.site.name for tap in step)}")
+                begin(", ".join(tap.map.site.name for tap in step))
                 copies = [tap.anew(of[tap.map].pruned) for tap in step]
                 shift = Shift([tap.map for tap in step])
                 for number in range(batches):

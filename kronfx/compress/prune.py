@@ -45,9 +45,9 @@ def prune(
     fisher = partial(Fisher, options.loss, options.seed) if CRITERIA[options.how].gradients else None
     samples = Samples(model, batches, options.memory, fisher)
     found, rows = [], 0
-    with bar("ranked", len(maps)) as advance:
+    with bar("ranking", len(maps)) as begin:
         for record in samples.records(maps):
-            advance(f"ranked: {record.map.site.name}")
+            begin(record.map.site.name)
             found.append(ranked(record, options))
             rows = max(rows, *(moments.rows for moments in record.moments))
     refusals = tuple(one.refusal for one in found if one.reason)
@@ -58,9 +58,9 @@ def prune(
     survivors: list[list[Survivors]] = [[] for _ in copies]
     layers: list[list[PrunedLayer]] = [[] for _ in copies]
     names = {parameter: name for name, parameter in model.named_parameters()}
-    with bar("set anew", len(maps)) as advance:
+    with bar("setting anew", len(maps)) as begin:
         for number, record in enumerate(samples.records(maps)):
-            advance(f"set anew: {record.map.site.name}")
+            begin(record.map.site.name)
             for copy, kept, left, done in zip(copies, keeps, survivors, layers):
                 if kept[number]:
                     bias = None if record.bias is None else copy.model.get_parameter(names[record.bias])

@@ -113,19 +113,19 @@ def recover(model: nn.Module, teacher: nn.Module | None, batches: Sequence[Any],
         if teacher is not None:
             around.enter_context(measured(teacher))
         around.enter_context(torch.enable_grad())
-        advance = around.enter_context(bar("recovery", options.steps))
+        begin = around.enter_context(bar("recovery", options.steps))
         for step, batch in zip(range(options.steps), _endless(batches, options.seed)):
             loss = _loss(model, teacher, batch, options)
             value = float(loss.detach())
             if not math.isfinite(value):
                 remedy = "take a smaller lr, or look for the batch that the model fails on"
                 raise RecoverError("", f"a loss of {value} at step {step}", "a finite one", remedy)
+            begin(f"loss {value:.4g}")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             zeros.restore()
             schedule.step()
-            advance(f"recovery: loss {value:.4g}")
     optimizer.zero_grad()
 
 

@@ -21,12 +21,12 @@ from kronfx.deploy.opening import Original, opened
 from kronfx.deploy.options import BenchKeywords, BenchOptions, SparsifyKeywords
 from kronfx.deploy.prove.cases import Case, cases_of_graph, has_lengths
 from kronfx.deploy.prove.verify import Answer, answers, difference, remembered, session
-from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.bench import Bench, Entrant
 from kronfx.deploy.rivals import RIVALS, quantized
 from kronfx.deploy.sparsify import sparsify_onnx
 from kronfx.errors import KronfxError, VerificationError
 from kronfx.options import keywords
+from kronfx.progress import bar
 
 AS_IT_IS, OURS = "as it is", "kronfx"
 COMPOSED = ("int8",)  # rivals that kronfx takes on from
@@ -82,7 +82,7 @@ def _files(original: Original, deploying: SparsifyKeywords, folder: Path) -> dic
         return target
 
     files: dict[str, Path | str] = {AS_IT_IS: original.path}
-    with progress("bench") as step:
+    with bar("bench", len(RIVALS)) as step:
         for rival in RIVALS:
             step(f"quantizing to {rival}")
             files[rival] = made(rival, partial(quantized, rival, original.path))
@@ -101,7 +101,7 @@ def _measured(original: Original, files: Mapping[str, Path | str], cases: Sequen
     """Every file that runs is compared with the first, then all race."""
     entrants: dict[str, Entrant] = {}
     reference = remembered(answers(session(original.path, name=str(original.path))))
-    with progress("bench") as step:
+    with bar("bench", len(files) + 1) as step:
         for name, file in files.items():
             step(f"comparing {name}")
             entrants[name] = _compared(name, file, reference, cases)

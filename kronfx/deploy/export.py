@@ -15,12 +15,11 @@ from kronfx.deploy.capture import trace
 from kronfx.deploy.find.known import KnownWeight
 from kronfx.deploy.nodes.values import array_of
 from kronfx.deploy.options import ExportOptions
-from kronfx.deploy.pipeline import deploy
+from kronfx.deploy.pipeline import STAGES, deploy
 from kronfx.deploy.prove.cases import Case, cases_of_example
 from kronfx.deploy.prove.inputs import Inputs, inputs_of, tensors_of
 from kronfx.deploy.prove.proof import Proof, proof_of
 from kronfx.deploy.prove.verify import TOLERANCES, VARIES, Answer, mismatch
-from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.report import ExportReport
 from kronfx.deploy.source import Source
 from kronfx.deploy.storage import product
@@ -28,6 +27,7 @@ from kronfx.deploy.write import stripped
 from kronfx.errors import ExportError, reason
 from kronfx.files import destination
 from kronfx.layers import Factors, deep_copy, folded_layers, kronecker_layers, require_module
+from kronfx.progress import bar
 from kronfx.records import Evaluation, Site
 
 AS_EVER = ExportOptions()
@@ -60,7 +60,7 @@ def export(
     _require_values(model)
     target = destination(path, ExportError)
     inputs = inputs_of(example_inputs, model)
-    with progress() as step:
+    with bar("export", STAGES) as step:
         step("capturing the graph")
         prepared = _eval_copy(model)
         onnx_model = stripped(trace(prepared, inputs, options.dynamic_shapes))

@@ -18,21 +18,22 @@ from kronfx.deploy.find.layers import LinearMaps, linear_maps
 from kronfx.deploy.find.left import left_constants
 from kronfx.deploy.nodes.values import Array
 from kronfx.deploy.options import SparsifyOptions
-from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.forecast import GRIDS, Counted, Forecast
 from kronfx.deploy.source import read_source
+from kronfx.progress import bar
 
 
 def forecast(src: str | os.PathLike[str]) -> Forecast:
     """What ``kronfx.sparsify_onnx`` can be expected to make of a file. Raises ExportError."""
     options = SparsifyOptions(tune=False)
-    with progress("inspect") as step:
+    with bar("inspect", 3) as step:
         step("reading")
         source = read_source(src)
         step("looking at the weights")
         maps = linear_maps(source.model.graph, source.weights)
         maps = replace(maps, left=left_constants(source.model.graph, maps, None))
-        layers = exported(maps, choose(maps.layers, options, step).best)
+        step("choosing the lowerings")
+        layers = exported(maps, choose(maps.layers, options).best)
         weights = tuple(_counted(name, alive) for name, alive in _alive(maps))
     size = 0 if source.original is None else source.original.bytes
     return Forecast(os.fspath(src), size, source.ours, tuple(options.rows), weights, layers)

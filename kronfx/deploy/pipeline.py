@@ -28,6 +28,7 @@ from kronfx.errors import ExportError, VerificationError
 from kronfx.files import staged, unwritable
 
 Step = Callable[[str], None]
+STAGES = 6  # reading or capturing, and those that are named below
 _SOURCE = "source"  # the dense file, in a race with the contenders
 _UNCHANGED = "nothing here makes it smaller or faster: the new file is the source's own bytes"
 _SLOW = "the lowerings that were fastest layer by layer were slower as a whole: every layer runs dense"
@@ -42,7 +43,8 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
     step("looking at the weights")
     maps = linear_maps(source.model.graph, source.weights, source.block)
     maps = replace(maps, left=left_constants(source.model.graph, maps, source.block))
-    chosen = choose(maps.layers, options, step)
+    step("choosing the lowerings")
+    chosen = choose(maps.layers, options)
     with staged(target, ExportError) as path:
         if proof is None or proof.load is not None or not options.tune or _is_idle(maps, chosen):
             step("writing")
@@ -174,6 +176,7 @@ def _move(file: Path, path: Path) -> None:
 def _verified(report: ExportReport, path: Path, source: Source, proof: Proof, step: Step) -> ExportReport:
     """With what the proof showed: the file is valid, and answers what the reference answers."""
     notes = report.notes
+    step("verifying")
     try:
         check(path)
     except VerificationError as error:
@@ -181,7 +184,6 @@ def _verified(report: ExportReport, path: Path, source: Source, proof: Proof, st
         if flaw is None:
             raise
         notes = (*notes, f"the source is no valid ONNX ({flaw}), and so neither is the new file; onnxruntime runs both")
-    step("verifying")
     load = report.load_seconds
     if proof.load is not None:
         answer = proof.load(path)

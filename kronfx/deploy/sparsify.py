@@ -11,14 +11,14 @@ from typing_extensions import Unpack
 
 from kronfx.deploy.find.spellings import find
 from kronfx.deploy.options import SparsifyKeywords, SparsifyOptions
-from kronfx.deploy.pipeline import deploy
+from kronfx.deploy.pipeline import STAGES, deploy
 from kronfx.deploy.prove.proof import proof_of_file
-from kronfx.deploy.quiet import progress
 from kronfx.deploy.records.report import ExportReport
 from kronfx.deploy.source import Source, read_source
 from kronfx.errors import ExportError
 from kronfx.files import destination
 from kronfx.options import keywords
+from kronfx.progress import bar
 
 
 @keywords(SparsifyOptions, first=("lowering", "block"))
@@ -44,7 +44,7 @@ def sparsify_onnx(
     if options.lowering == "factors":
         remedy = "export the factored model itself with kronfx.export_onnx"
         raise ExportError("", "no factors in an ONNX file", "a model for lowering='factors'", remedy)
-    with progress("sparsify") as step:
+    with bar("sparsify", STAGES) as step:
         step("reading")
         source = read_source(src)
         _require_apart(source, target)

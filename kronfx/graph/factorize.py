@@ -26,6 +26,7 @@ from kronfx.layers import (
     candidates_of,
     factored_sites,
 )
+from kronfx.progress import bar
 from kronfx.records import Choice, Plan
 
 Init = Literal["random", "nearest"]
@@ -48,7 +49,11 @@ def factorize(model: nn.Module, plan: Plan, init: Init, inplace: bool) -> nn.Mod
         raise FactorizeError("", f"init={init!r}", "'random', 'nearest' or 'calibrated'", "choose one of them")
     model = model if inplace else copied(model, FactorizeError)
     chosen = _matched(model, plan)
-    layers = [_site_layer(match, choices, init) for match, choices in chosen]
+    layers = []
+    with bar("factorizing", len(chosen)) as begin:
+        for match, choices in chosen:
+            begin(match.site.name)
+            layers.append(_site_layer(match, choices, init))
     edits = Edits()
     for (match, _), layer in zip(chosen, layers, strict=True):
         match.put(layer, edits)

@@ -29,6 +29,7 @@ from kronfx.layers import (
     release,
     require_module,
 )
+from kronfx.progress import bar
 from kronfx.records import KroneckerShape
 
 
@@ -63,7 +64,11 @@ def fold(model: nn.Module, *, threshold: float = 0.0, inplace: bool = False) -> 
 def fold_sites(model: nn.Module, names: Collection[str], threshold: float = 0.0) -> nn.Module:
     """Fold the named sites of a model in place; returns it (or what takes its place, where it is a site itself)."""
     chosen = {name: layer for name, layer in factored_sites(model).items() if name in names}
-    weights = {layer: _site_weight(name, layer, threshold) for name, layer in chosen.items()}
+    weights: dict[FactoredLayer, Tensor] = {}
+    with bar("folding", len(chosen)) as begin:
+        for name, layer in chosen.items():
+            begin(name)
+            weights[layer] = _site_weight(name, layer, threshold)
     parameters: dict[nn.Module, nn.Parameter] = {}
     for owner in list(model.modules()):
         for name, layer in factored_weights(owner).items():

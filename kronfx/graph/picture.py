@@ -63,7 +63,7 @@ def dot(title: str, boxes: Sequence[Box], wires: Sequence[Wire]) -> str:
             frames[box.where] = pydot.Cluster(f"c{len(frames)}", label=_quoted(box.where), color=_quoted("#0072b2"))
         frames[box.where].add_node(node)
     for frame in frames.values():
-        picture.add_subgraph(frame)  # type: ignore[arg-type]  # pydot's own Cluster is no Subgraph to it
+        picture.add_subgraph(frame)  # type: ignore[arg-type]  # pydot's annotation forgets its own clusters
     for wire in wires:
         picture.add_edge(pydot.Edge(_quoted(wire.source), _quoted(wire.target), label=_quoted(wire.shape)))
     text: str = picture.to_string()

@@ -34,7 +34,7 @@ class Drawing:
 
 def drawings(sheet: Sheet) -> tuple[Drawing, ...]:
     """The dense product, and what runs in its place, where that is known."""
-    dense = _drawn(f"before: one dense product, {sheet.dense_work or sheet.m * sheet.n:,} multiply-adds a row", [
+    dense = _drawn(f"dense: one product, {sheet.dense_work or sheet.m * sheet.n:,} multiply-adds a row", [
         ("x", "MatMul", f"N × {sheet.n}"),
         ("W", "MatMul", f"{sheet.m} × {sheet.n}"),
         ("MatMul", "y", f"N × {sheet.m}"),
@@ -44,7 +44,7 @@ def drawings(sheet: Sheet) -> tuple[Drawing, ...]:
         return (dense,)
     words, wires = after
     cost = "" if sheet.work is None else f", {sheet.work:,} multiply-adds a row"
-    return dense, _drawn(f"now: {words}{cost}", wires)
+    return dense, _drawn(f"{words}{cost}", wires)
 
 
 def _after(sheet: Sheet) -> tuple[str, list[Wire]] | None:
@@ -58,9 +58,9 @@ def _after(sheet: Sheet) -> tuple[str, list[Wire]] | None:
         return None
     survivors = f"{sheet.blocks - sheet.zero_blocks} × {shape.m2} × {shape.n2}"
     if sheet.runs_as == "blocks":
-        return "the surviving blocks only", _blocks(shape, survivors)
+        return "in the file: the surviving blocks only", _blocks(shape, survivors)
     if sheet.bytes is not None and sheet.dense_bytes is not None and sheet.bytes < sheet.dense_bytes:
-        return "a dense product, its weight rebuilt when the file is loaded", _stored(shape, survivors)
+        return "in the file: a dense product, its weight rebuilt when the file is loaded", _stored(shape, survivors)
     return None
 
 
@@ -119,9 +119,9 @@ def _stored(s: KroneckerShape, survivors: str) -> list[Wire]:
 
 Spelled = Callable[[KroneckerShape, int], list[Wire]]
 FACTORED: dict[str, tuple[str, Spelled]] = {
-    "a_first": ("A before B", _a_first),
-    "b_first": ("B before A", _b_first),
-    "materialize": ("W is formed, then multiplied", _materialize),
+    "a_first": ("factored: A before B", _a_first),
+    "b_first": ("factored: B before A", _b_first),
+    "materialize": ("factored: W is formed, then multiplied", _materialize),
 }
 
 

@@ -17,7 +17,7 @@ _PICTURES = 8  # that a factored layer has: its map, S, and a few terms of A and
 
 
 def cells_a_side(layers: int) -> int:
-    """How finely the pictures of so many layers may be drawn: 64 cells a side up to 70 layers, 24 for 500."""
+    """How finely the pictures of so many layers may be drawn: 64 cells a side up to 72 layers, 24 for 500."""
     return int(np.clip(np.sqrt(BYTES * 3 / 4 / _PICTURES / max(layers, 1)), COARSEST, FINEST))
 
 
@@ -28,9 +28,9 @@ def picture(name: str, matrix: Floats, side: int, signed: bool = False) -> Pictu
     top = float(np.abs(cells).max(initial=0.0))
     scaled = cells / (top or 1.0)
     levels = np.rint(128 + 127 * scaled) if signed else np.where(cells > 0, 1 + np.rint(254 * scaled), 0)
-    return Picture(
-        name, *values.shape, *cells.shape, b64encode(levels.astype(np.uint8).tobytes()).decode(), top, signed
-    )  # fmt: skip
+    (rows, columns), (height, width) = values.shape, cells.shape
+    encoded = b64encode(levels.astype(np.uint8).tobytes()).decode()
+    return Picture(name, rows, columns, height, width, encoded, top, signed)
 
 
 def block_map(norms: Floats, side: int) -> BlockMap:

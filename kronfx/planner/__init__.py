@@ -17,6 +17,7 @@ from kronfx.planner.choose import Energies, Setting, choose_all
 from kronfx.planner.options import DEFAULT_RANK, PlanKeywords, PlanOptions, RankWish
 from kronfx.planner.starts import Starts, starts_of
 from kronfx.planner.wishes import Wish, selected, wishes_of
+from kronfx.progress import bar
 from kronfx.records import Branches, Budget, Choice, Plan, Rates, Refusal, Site
 from kronfx.solver import OBJECTIVES
 
@@ -54,7 +55,10 @@ def plan_sites(
     outcomes: dict[str, Outcome] = {}
     certificate: Budget | None = None
     if options.max_params is None and options.max_flops is None:
-        outcomes = {site.name: choose_all(site, wished[site.name], setting) for site in sites if site.name in wanted}
+        with bar("planning", len(wished)) as begin:
+            for site in (site for site in sites if site.name in wanted):
+                begin(site.name)
+                outcomes[site.name] = choose_all(site, wished[site.name], setting)
     else:
         _require_single_blocks(sites, wished)
         limits = limits_of(options.max_params, options.max_flops, model_parameters, sites, options.rows)

@@ -14,6 +14,7 @@ from kronfx.planner.choose import Setting
 from kronfx.planner.knapsack import Filled, fill, least
 from kronfx.planner.options import Limit
 from kronfx.planner.wishes import Wish
+from kronfx.progress import bar
 from kronfx.records import Budget, Choice, Refusal, Site
 
 
@@ -96,21 +97,23 @@ def _grouped(
 ) -> list[_Group]:
     """The sites by what they may become; those that may become nothing get their reason in ``outcomes``."""
     groups: dict[object, _Group | str] = {}
-    for site in (site for site in sites if site.name in wishes):
-        wish = wishes[site.name]
-        key: object = (site.m, site.n, site.stack, site.taps, site.sharers, wish)
-        if setting.energies is not None or wish.named:
-            key = site.name
-        if key not in groups:
-            found = candidates_of(site, wish, setting)
-            groups[key] = found if isinstance(found, str) else _Group([], found)
-        group = groups[key]
-        if isinstance(group, str):
-            outcomes[site.name] = group
-        elif not len(group.candidates):
-            outcomes[site.name] = "no rank that is wished for fits any block"
-        else:
-            group.sites.append(site)
+    with bar("planning", len(wishes)) as begin:
+        for site in (site for site in sites if site.name in wishes):
+            begin(site.name)
+            wish = wishes[site.name]
+            key: object = (site.m, site.n, site.stack, site.taps, site.sharers, wish)
+            if setting.energies is not None or wish.named:
+                key = site.name
+            if key not in groups:
+                found = candidates_of(site, wish, setting)
+                groups[key] = found if isinstance(found, str) else _Group([], found)
+            group = groups[key]
+            if isinstance(group, str):
+                outcomes[site.name] = group
+            elif not len(group.candidates):
+                outcomes[site.name] = "no rank that is wished for fits any block"
+            else:
+                group.sites.append(site)
     return [group for group in groups.values() if isinstance(group, _Group) and group.sites]
 
 

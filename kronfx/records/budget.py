@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from kronfx.tables import Part, Shown
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Shown):
     """The certificate of a budgeted plan.
 
     ``max_parameters`` bounds the parameters of the whole model, ``max_multiply_adds`` those of all its linear maps over
@@ -32,7 +35,13 @@ class Budget:
         """``(bound - value) / bound``."""
         return max(0.0, (self.bound - self.value) / self.bound)
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: one sentence."""
+        yield self.sentence
+
+    @property
+    def sentence(self) -> str:
+        """What was allowed, what it bought, and what more would buy."""
         limits = []
         prices = []
         if self.max_parameters is not None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kronfx.tables import render
+from kronfx.tables import Column, Part, Shown, Table
+
+COLUMNS = (
+    Column("layer"), Column("before"), Column("after"), Column("parameters", 1, "sum"), Column("now", 2, "sum"),
+)  # fmt: skip
 
 Outcome = tuple[str, int | None]  # in words, and the parameters of a factored layer
 
@@ -22,7 +26,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanDifference:
+class PlanDifference(Shown):
     """``plan - other``: the layers that the two treat differently."""
 
     changes: tuple[Change, ...]
@@ -44,8 +48,9 @@ class PlanDifference:
     def __bool__(self) -> bool:
         return bool(self.changes)
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a layer."""
         if not self.changes:
-            return "the plans do the same"
-        rows = [(c.site, c.before, c.after, c.parameters_before, c.parameters_after) for c in self.changes]
-        return render(f"{len(rows)} layers differ", ("layer", "before", "after", "parameters", "now"), rows)
+            return ["the plans do the same"]
+        rows = tuple((c.site, c.before, c.after, c.parameters_before, c.parameters_after) for c in self.changes)
+        return [Table(f"{len(rows)} layers differ", COLUMNS, rows)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -11,20 +12,23 @@ from kronfx.errors import PlanError
 from kronfx.records.budget import Budget
 from kronfx.records.difference import PlanDifference
 from kronfx.records.shapes import EVALUATIONS, Choice, KroneckerShape, Refusal, Site
-from kronfx.tables import abbreviated, percent, render
+from kronfx.tables import Column, Part, Row, Share, Shown, Table, abbreviated, percent
 
 PLAN_FORMAT = "kronfx-plan"
 PLAN_VERSION = 2
 FORMER = ("formed",)  # what a site said in earlier releases, and no longer does
 
-HEADERS = (
-    "layer", "kind", "m x n", "blocks", "of", "rank", "evaluation", "dense", "factored", "share", "ops dense",
-    "ops factored", "share",
+COLUMNS = (
+    Column("layer"), Column("kind", 1), Column("m x n"), Column("blocks"), Column("of"), Column("rank", 9),
+    Column("evaluation", 6), Column("dense", 4, "sum"), Column("factored", 5, "sum"), Column("share", 8, "sum"),
+    Column("ops dense", 2, "sum"), Column("ops factored", 3, "sum"), Column("ops share", 7, "sum"),
+    Column("energy", 10, "range", ".2%"),
 )  # fmt: skip
+REFUSED = Column("weight"), Column("kind", 1), Column("dims"), Column("reason")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Shown):
     """What every linear map of a model becomes, or why it is left alone. Print it, edit it, keep it as JSON.
 
     ``rows`` is the number of rows of ``x`` it was made for, ``model_parameters`` how many parameters the whole model
@@ -132,24 +136,22 @@ class Plan:
             )
         return outcomes
 
-    def __str__(self) -> str:
-        parts = [self._table() if self.choices else "plan: no linear map is rewritten"]
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a layer, what the whole model becomes, and what is left alone."""
         if self.choices:
-            parts.append("\n".join([*self._totals(), *self.notes]))
+            yield self._table()
+            yield "\n".join([*self._totals(), *self.notes])
+        else:
+            yield "plan: no linear map is rewritten"
         if self.refusals:
-            parts.append(refusal_table(self.refusals))
-        return "\n\n".join(parts)
+            yield refusal_table(self.refusals)
 
-    def _table(self) -> str:
-        headers: tuple[str, ...] = HEADERS
-        rows = [_cells(choice, self.rows) for choice in self.choices]
-        if any(choice.energy is not None for choice in self.choices):
-            headers, rows = (*headers, "energy"), [(*row, c.energy) for row, c in zip(rows, self.choices)]
+    def _table(self) -> Table:
         title = (
             f"plan: {len(self.sites)} layers, {self.dense_parameters:,} -> {self.parameters:,} parameters "
             f"({percent(self.parameters, self.dense_parameters)})"
         )
-        return render(title, headers, rows)
+        return Table(title, COLUMNS, tuple(_cells(choice, self.rows) for choice in self.choices))
 
     def _totals(self) -> list[str]:
         dense, factored = self.dense_multiply_adds // self.rows, self.multiply_adds // self.rows
@@ -159,7 +161,7 @@ class Plan:
             share = percent(self.planned_parameters, self.model_parameters)
             lines.append(f"whole model: {self.model_parameters:,} -> {self.planned_parameters:,} parameters ({share})")
         if self.budget is not None:
-            lines.append(str(self.budget))
+            lines.append(self.budget.sentence)
         if self.zero_started:
             lines.append(f"zero at a random start ({len(self.zero_started)}): {abbreviated(self.zero_started)}")
         flat = dict.fromkeys(c.site.name for c in self.choices if c.site.taps == 1 and c.shape.m2 < c.shape.n2)
@@ -195,13 +197,13 @@ class Plan:
             raise _no_plan(f"a damaged plan ({type(error).__name__}: {error})") from None
 
 
-def refusal_table(refusals: tuple[Refusal, ...]) -> str:
+def refusal_table(refusals: tuple[Refusal, ...]) -> Table:
     """Every weight left alone, with its reason."""
-    rows = [(r.site, r.kind, "x".join(map(str, r.dims)), r.reason) for r in refusals]
-    return render(f"left alone: {len(rows)}", ("weight", "kind", "dims", "reason"), rows)
+    rows = tuple((r.site, r.kind, "x".join(map(str, r.dims)), r.reason) for r in refusals)
+    return Table(f"left alone: {len(rows)}", REFUSED, rows)
 
 
-def _cells(choice: Choice, rows: int) -> tuple[object, ...]:
+def _cells(choice: Choice, rows: int) -> Row:
     site, shape = choice.site, choice.shape
     dense, factored = site.multiply_adds(rows) // rows, choice.multiply_adds(rows) // rows
     return (
@@ -214,10 +216,11 @@ def _cells(choice: Choice, rows: int) -> tuple[object, ...]:
         choice.evaluation,
         site.parameters,
         choice.parameters,
-        percent(choice.parameters, site.parameters),
+        Share(choice.parameters, site.parameters),
         dense,
         factored,
-        percent(factored, dense),
+        Share(factored, dense),
+        choice.energy,
     )
 
 

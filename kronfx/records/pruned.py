@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kronfx.records.shapes import Refusal
-from kronfx.tables import percent, render
+from kronfx.tables import Column, Part, Shown, Table, percent
 
 PRUNED = "kronecker_pruned"  # the attribute of a pruned model that holds it
+COLUMNS = (
+    Column("layer"), Column("m x n"), Column("of"), Column("blocks", 1, "sum"), Column("zero", 2, "sum"),
+    Column("share", 0, "range", ".2%"), Column("energy lost", 0, "range", ".2%"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class PrunedLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Shown):
     """What ``kronfx.prune`` did to a model: ``layers``, and the weights it left alone with their reasons.
 
     ``weighed_by``: what said how much an output is worth. ``rows``: of calibration data, the most that a map saw.
@@ -51,12 +56,13 @@ class Pruned:
         how = f"pruned to {target} (how={self.how!r}, shares={self.shares!r})"
         return f"{how} on {self.rows:,} rows, outputs weighed by {self.weighed_by}"
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a layer."""
         zero, blocks = sum(layer.zero_blocks for layer in self.layers), sum(layer.blocks for layer in self.layers)
         title = f"{self.how_it_was_done}: {zero:,} of {blocks:,} blocks zero ({percent(zero, blocks)})"
-        rows = [
+        rows = tuple(
             (x.site, f"{x.m}x{x.n}", f"{x.block[0]}x{x.block[1]}", x.blocks, x.zero_blocks,
-             percent(x.zero_blocks, x.blocks), percent(x.lost, 1))
+             x.zero_blocks / max(1, x.blocks), x.lost)
             for x in self.layers
-        ]  # fmt: skip
-        return render(title, ("layer", "m x n", "of", "blocks", "zero", "share", "energy lost"), rows)
+        )  # fmt: skip
+        return [Table(title, COLUMNS, rows)]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from kronfx.errors import PlanError
+from kronfx.tables import Part, Shown
 
 RATES_FORMAT = "kronfx-rates"
 ATTOSECONDS = 10**18  # of a second
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Shown):
     """Attoseconds (1e-18 s) per multiply-add, per entry read or written, and per matrix product.
 
     The time of an evaluation is their sum over what it does: the roofline model, its two limits added (Williams,
@@ -52,8 +54,9 @@ class Rates:
                 "", found, "the text that Rates.to_json wrote", "measure anew with kronfx.calibrate"
             ) from None
 
-    def __str__(self) -> str:
-        return (
+    def shown(self) -> Iterable[Part]:
+        """What is printed: one line."""
+        yield (
             f"{1e9 / max(self.multiply_add, 1):.3g} G multiply-adds/s, {1e9 / max(self.entry, 1):.3g} G entries/s, "
             f"{self.product / 1e12:.3g} us a product{f' ({self.measured})' if self.measured else ''}"
         )

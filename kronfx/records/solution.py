@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kronfx.records.shapes import Evaluation, KroneckerShape
+from kronfx.tables import Column, Part, Shown, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class RunnerUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
+class Solution(Shown):
     """Answer of the integer program, with its certificate.
 
     ``objective`` is the optimum, ``lower_bound`` what branch and bound proved no feasible point can beat,
@@ -48,7 +50,16 @@ class Solution:
         """Surplus rows and columns of the shape."""
         return self.shape.m - self.out_features, self.shape.n - self.in_features
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: the answer with its proof, and the runners-up."""
+        yield self.sentence
+        if self.runners_up:
+            rows = tuple((str(other.shape), other.objective) for other in self.runners_up)
+            yield Table("the next best", (Column("blocks"), Column(self.unit)), rows)
+
+    @property
+    def sentence(self) -> str:
+        """The answer with its proof."""
         proof = "proven optimal" if self.proven else f"gap {self.objective - self.lower_bound}"
         padded = f" (padded to {self.shape.m}x{self.shape.n})" if any(self.padding) else ""
         return (

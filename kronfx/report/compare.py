@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,20 @@ from kronfx.page import pair, write
 from kronfx.report.inspect import Subject, inspect
 from kronfx.report.node_data import node_data
 from kronfx.report.report import Report
+from kronfx.tables import Part, Shown
 from kronfx.train import History
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Shown):
     """Two reports, ``before`` and ``after``: printed one below the other, kept as a dict or an HTML page."""
 
     before: Report
     after: Report
 
-    def __str__(self) -> str:
-        return f"before: {self.before}\n\nafter: {self.after}"
-
-    def print(self) -> None:
-        """Print both."""
-        print(self)
+    def shown(self) -> Iterable[Part]:
+        """What is printed: both reports."""
+        return ["before", *self.before.shown(), "after", *self.after.shown()]
 
     def to_dict(self) -> dict[str, Any]:
         """Both as plain data, JSON-ready."""

@@ -10,7 +10,7 @@ from kronfx.page import Curve
 from kronfx.train import History
 
 _OTHER = "step", "sparsity", "layers"
-MOST = 200  # points of a curve: every so many steps, the last among them
+MOST, ALL = 200, 20_000  # points of a curve, and of all of them: every so many steps, the last among them
 
 
 def curves_of(history: History | PathLike) -> tuple[tuple[Curve, ...], tuple[Curve, ...]]:
@@ -19,8 +19,9 @@ def curves_of(history: History | PathLike) -> tuple[tuple[Curve, ...], tuple[Cur
     Raises TrainError.
     """
     lines = (history if isinstance(history, History) else History(Path(history))).lines()
-    lines = lines[:: max(1, -(-len(lines) // MOST))] + lines[-1:]
     layers = dict.fromkeys(name for line in lines for name in line["layers"])
+    most = max(2, min(MOST, ALL // (1 + len(layers))))
+    lines = lines[:: -(-len(lines) // most) or 1] + lines[-1:]
     shares = [Curve("all layers", tuple((line["step"], line["sparsity"]) for line in lines))]
     shares += [
         Curve(layer, tuple(_share(line, layer) for line in lines if layer in line["layers"])) for layer in layers

@@ -73,7 +73,10 @@ def _of_plan(plan: Plan) -> Report:
         )
         for c in plan.choices
     )
-    sheets = tuple(replace(sheet(layer), proof=proof(choice)) for layer, choice in zip(layers, plan.choices))
+    sheets = tuple(
+        replace(sheet(layer), proof=proof(c), work=c.multiply_adds(plan.rows) // plan.rows)
+        for layer, c in zip(layers, plan.choices)
+    )
     summed = gains(sheets)
     if plan.model_parameters:
         summed = (Gain("parameters of the model", "", plan.planned_parameters, plan.model_parameters), *summed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,31 +11,17 @@ from kronfx.errors import InspectError
 from kronfx.files import PathLike
 from kronfx.page import Page, write
 from kronfx.records import Refusal, refusal_table
-from kronfx.report.html import page
 from kronfx.report.node_data import node_data
-from kronfx.tables import percent, render
+from kronfx.tables import Column, Part, Row, Share, Shown, Table, percent
 
-HEADERS = (
-    "layer",
-    "state",
-    "m x n",
-    "blocks",
-    "of",
-    "rank",
-    "runs as",
-    "dense",
-    "stored",
-    "share",
-    "zero blocks",
-    "energy kept",
-    "ms predicted",
-    "ms measured",
-    "at 90% zero",
-)
+COLUMNS = (
+    Column("layer"), Column("state", 2), Column("m x n"), Column("blocks", 10), Column("of", 11), Column("rank", 9),
+    Column("runs as", 5), Column("dense", 1, "sum"), Column("stored", 4, "sum"), Column("share", 8, "sum"),
+    Column("zero blocks", 3, "sum"), Column("zero", 12, "range", ".2%"), Column("energy kept", 13, "range", ".2%"),
+    Column("ms predicted", 6, "sum", ",.3f"), Column("ms measured", 7, "sum", ",.3f"),
+    Column("at 90% zero", 14),
+)  # fmt: skip
 NOTHING = Page("", "", ())
-OPTIONAL = {  # fields, often None
-    "energy kept": "energy", "ms predicted": "predicted", "ms measured": "measured", "at 90% zero": "gain",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,39 +58,37 @@ class Layer:
         """How many blocks the weight has; those of a padded grid reach beyond it."""
         return None if self.block is None else self.stack * -(-self.m // self.block[0]) * -(-self.n // self.block[1])
 
-    def cells(self) -> tuple[object, ...]:
-        """The row under ``HEADERS``."""
+    def cells(self) -> Row:
+        """The row under ``COLUMNS``."""
         grid = of = zero = None
         if self.block is not None:
-            grid, of = (
-                f"{-(-self.m // self.block[0])}x{-(-self.n // self.block[1])}",
-                f"{self.block[0]}x{self.block[1]}",
-            )
-        if self.zero_blocks is not None and self.blocks is not None:
-            zero = f"{self.zero_blocks}/{self.blocks} {percent(self.zero_blocks, self.blocks)}"
-        size, share = f"{self.m}x{self.n}", percent(self.stored, self.dense)
+            m2, n2 = self.block
+            grid, of = f"{-(-self.m // m2)}x{-(-self.n // n2)}", f"{m2}x{n2}"
+        if self.zero_blocks is not None and self.blocks:
+            zero = self.zero_blocks / self.blocks
         return (
             self.site,
             self.state,
-            size,
+            f"{self.m}x{self.n}",
             grid,
             of,
             self.rank,
             self.runs_as,
             self.dense,
             self.stored,
-            share,
+            Share(self.stored, self.dense),
+            self.zero_blocks if zero is not None else None,
             zero,
-            None if self.energy is None else percent(self.energy, 1),
-            None if self.predicted is None else round(1e3 * self.predicted, 3),
-            None if self.measured is None else round(1e3 * self.measured, 3),
+            self.energy,
+            None if self.predicted is None else 1e3 * self.predicted,
+            None if self.measured is None else 1e3 * self.measured,
             None if self.gain is None else f"{self.gain:.1f}x",
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What ``kronfx.inspect`` found. Printed as text, shown by Jupyter, kept as a dict or an HTML page.
+class Report(Shown):
+    """What ``kronfx.inspect`` found. Printed as text, shown by notebooks, kept as a dict or an HTML page.
 
     ``page`` is what the page shows besides: pictures of the values as they were when it was inspected. ``file`` is the
     ONNX file, if it is one.
@@ -141,25 +125,15 @@ class Report:
             )
         return ", ".join(parts)
 
-    def rows(self) -> Sequence[tuple[object, ...]]:
-        """One row a layer, under ``headers()``."""
-        shown = [HEADERS.index(header) for header in self.headers()]
-        return [tuple(layer.cells()[column] for column in shown) for layer in self.layers]
+    def table(self) -> Table:
+        """One row a layer, under what any layer has something to say of."""
+        return Table(self.summary(), COLUMNS, tuple(layer.cells() for layer in self.layers)).said()
 
-    def headers(self) -> Sequence[str]:
-        """``HEADERS``, without those that no layer has anything to say under."""
-        return [header for header in HEADERS if header not in OPTIONAL or self._says(OPTIONAL[header])]
-
-    def _says(self, field: str) -> bool:
-        return any(getattr(layer, field) is not None for layer in self.layers)
-
-    def __str__(self) -> str:
-        text = render(self.summary(), self.headers(), self.rows()) if self.layers else self.summary()
-        return f"{text}\n\n{refusal_table(self.refusals)}" if self.refusals else text
-
-    def print(self) -> None:
-        """Print the report."""
-        print(self)
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a layer, and what is left alone."""
+        yield self.table() if self.layers else self.summary()
+        if self.refusals:
+            yield refusal_table(self.refusals)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, JSON-ready."""
@@ -179,6 +153,3 @@ class Report:
         file a quantity (``zero_blocks.json``, ``bytes.json``, ``milliseconds.json``, ``times_faster.json``,
         ``error.json``), those that any layer has. Returns their paths. Raises InspectError."""
         return node_data(self.file, self.page.sheets, folder)
-
-    def _repr_html_(self) -> str:
-        return page(self.summary(), self.headers(), self.rows(), self.refusals)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kronfx import kron
-from kronfx.layers import Factors, folded_layers, kronecker_layers, named_sites
+from kronfx.layers import Factors, KroneckerConv, folded_layers, kronecker_layers, named_sites
 from kronfx.page import BlockMap, Picture, Proof, RunnerUp, Sheet, block_map, cells_a_side, picture
 from kronfx.records import EVALUATIONS, Choice, KroneckerShape
 from kronfx.report.report import Layer
@@ -23,15 +23,14 @@ _ROWS = 512  # over which forming W counts, as a plan expects
 def sheet(layer: Layer) -> Sheet:
     """What the row itself says."""
     shape = grid(layer)
-    rank, runs_as = layer.rank, layer.runs_as
     return Sheet(
         site=layer.site,
         state=layer.state,
         m=layer.m,
         n=layer.n,
-        runs_as=runs_as,
+        runs_as=layer.runs_as,
         shape=shape,
-        rank=rank,
+        rank=layer.rank,
         stack=layer.stack,
         dense=layer.dense,
         stored=layer.stored,
@@ -45,6 +44,7 @@ def sheet(layer: Layer) -> Sheet:
     )
 
 
+@torch.no_grad()
 def of_model(model: nn.Module, layers: Sequence[Layer]) -> tuple[Sheet, ...]:
     """A sheet a layer, with its block map and its factors, in the order of the model."""
     factored, folded = kronecker_layers(model), folded_layers(model)
@@ -56,6 +56,8 @@ def of_model(model: nn.Module, layers: Sequence[Layer]) -> tuple[Sheet, ...]:
             own = factored[layer.site]
             known = replace(known, map=block_norms(own.factors.materialize(), own.grid, side))
             known = replace(known, factors=pictures(own.factors, side))
+            if isinstance(own, KroneckerConv):  # the taps of its kernel count otherwise in each evaluation
+                known = replace(known, work=None)
         elif layer.state == "folded":
             weight = folded[layer.site]
             known = replace(known, map=block_norms(weight.weight, weight.shape, side))

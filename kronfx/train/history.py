@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kronfx.errors import TrainError
 from kronfx.files import PathLike
-from kronfx.svg import Chart, Points, figure
+from kronfx.svg import Chart, Points, figure, render
+from kronfx.tables import Column, Part, Picture, Shown, Table
 from kronfx.train.penalties import PENALTIES
 from kronfx.train.penalties.penalty import Penalty
 
 OWN = "step", "sparsity", "penalty", "strength", "layers"
 START = '{"step": '  # of every line, whole or cut short
+MOST = 20  # lines that are printed
 
 
-class History:
+class History(Shown):
     """Appends one line a :meth:`record` to a file, and draws them.
 
     ::
@@ -76,20 +78,25 @@ class History:
         lines = self.lines()
         if not lines:
             raise TrainError(str(self.path), "no line", "one at least", "call record() while training")
-        names = list(dict.fromkeys(name for line in lines for name in line))
-        shares = {"all": _curve(lines, "sparsity")}
-        for layer in dict.fromkeys(name for line in lines for name in line["layers"]):
-            counts = [(line["step"], line["layers"][layer]) for line in lines if layer in line["layers"]]
-            shares[layer] = [(step, 100 * zero / groups) for step, (zero, groups) in counts]
-        shares["all"] = [(step, 100 * share) for step, share in shares["all"]]
-        shares = {"all": shares["all"]} if len(shares) == 2 else shares
-        charts = [Chart(shares, title="Zero groups", x_label="optimizer steps", y_label="% exactly zero")]
-        for name in names:
-            if name not in ("step", "sparsity", "layers"):
-                title = name[:1].upper() + name[1:]
-                curve = {name: _curve(lines, name)}
-                charts.append(Chart(curve, title=title, x_label="optimizer steps", y_label=name))
-        return figure(path, charts)
+        return figure(path, _charts(lines))
+
+    def shown(self) -> Iterable[Part]:
+        """What is printed: some of the lines, first and last among them; a notebook draws them all."""
+        lines = self.lines()
+        if not lines:
+            return [f"{self.path}: nothing is recorded yet"]
+        steps = f"steps {lines[0]['step']:,} to {lines[-1]['step']:,}"
+        words = f"The share of zero groups, the penalty, its strength and every other figure over {steps}."
+        figures = dict.fromkeys(name for line in lines for name in line if name not in OWN)
+        own = Column("step"), Column("zero groups", form=".2%"), Column("penalty", 1), Column("strength", 2)
+        columns = (*own, *(Column(name, goes) for goes, name in enumerate(figures, 3)))
+        places = sorted({round(part * (len(lines) - 1) / (MOST - 1)) for part in range(MOST)})
+        rows = tuple(
+            (line["step"], line["sparsity"], line["penalty"], line["strength"], *map(line.get, figures))
+            for line in (lines[place] for place in places)
+        )
+        table = Table(f"{self.path}: {len(lines):,} lines, {steps}", columns, rows)
+        return [Picture(render(_charts(lines)), words), table]
 
     def _append(self, text: str) -> None:
         try:
@@ -129,6 +136,24 @@ def _end_of_line(file: int) -> str:
     """What ends a last line that was cut short."""
     size = os.fstat(file).st_size
     return "" if size == 0 or os.pread(file, 1, size - 1) == b"\n" else "\n"
+
+
+def _charts(lines: Sequence[dict[str, Any]]) -> list[Chart]:
+    """The zero groups, of the whole and of every layer, and every other figure."""
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    shares = {"all": _curve(lines, "sparsity")}
+    for layer in dict.fromkeys(name for line in lines for name in line["layers"]):
+        counts = [(line["step"], line["layers"][layer]) for line in lines if layer in line["layers"]]
+        shares[layer] = [(step, 100 * zero / groups) for step, (zero, groups) in counts]
+    shares["all"] = [(step, 100 * share) for step, share in shares["all"]]
+    shares = {"all": shares["all"]} if len(shares) == 2 else shares
+    charts = [Chart(shares, title="Zero groups", x_label="optimizer steps", y_label="% exactly zero")]
+    for name in names:
+        if name not in ("step", "sparsity", "layers"):
+            title = name[:1].upper() + name[1:]
+            curve = {name: _curve(lines, name)}
+            charts.append(Chart(curve, title=title, x_label="optimizer steps", y_label=name))
+    return charts
 
 
 def _curve(lines: Sequence[dict[str, Any]], name: str) -> Points:

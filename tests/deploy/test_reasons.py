@@ -131,7 +131,7 @@ def test_factors_that_were_asked_for(
 def test_layers_of_one_reason_share_a_line(tmp_path: Path) -> None:
     model = nn.Sequential(*(folded(64, 64, (16, 16), seed=i) for i in range(3)))
     report = kx.export_onnx(model, tmp_path / "m.onnx", torch.randn(2, 64), lowering="blocks", tune=False)
-    assert "\n  * (3): blocks as asked\n" in str(report)
+    assert "\n  0-2 (3): blocks as asked\n" in str(report)
 
 
 def test_the_record_in_the_file_is_what_older_versions_read(tmp_path: Path) -> None:

@@ -67,11 +67,12 @@ SIZES = st.integers(1, 7) | st.sampled_from((11, 16))
     leading=st.sampled_from(((), (1,), (5,), (0,), (2, 3), (2, 0, 3))),
     zeros=st.sampled_from((0.0, 0.5, 0.95, 1.0)),
     arranged=st.sampled_from(("plain", "strided", "broadcast")),
+    portioned=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_gradients_are_those_of_torch_kron(
     evaluation: Evaluation, dims: Dims, rank: int, cut: tuple[int, int], leading: tuple[int, ...], zeros: float,
-    arranged: str, seed: int,
+    arranged: str, portioned: bool, seed: int,
 ) -> None:  # fmt: skip
     cut = min(cut[0], dims[2] - 1), min(cut[1], dims[3] - 1)
     layer = layer_of(dims, rank, evaluation, cut, seed, zeros)
@@ -82,9 +83,24 @@ def test_gradients_are_those_of_torch_kron(
     dy = dy[..., :1].expand_as(dy) if arranged == "broadcast" else dy
     wanted = [x, layer.S, layer.A, layer.B, layer.bias]
 
-    y, truth = layer(shown), oracle(shown, layer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portions, "LARGE", 0 if portioned else 2**40)
+        y, truth = layer(shown), oracle(shown, layer)
     torch.testing.assert_close(y, truth, **EXACT)
     for found, right in zip(gradients(y, dy, wanted), gradients(truth, dy, wanted)):
+        torch.testing.assert_close(found, right, **EXACT)
+
+
+@evaluations
+def test_gradients_of_nested_inputs(evaluation: Evaluation) -> None:
+    layer = layer_of(SMALL, 2, evaluation)
+    rows = [random_input((count,), 20, seed=count).requires_grad_() for count in (3, 1, 5)]
+    wanted = [*rows, layer.S, layer.A, layer.B, layer.bias]
+    nested = torch.cat(layer(torch.nested.as_nested_tensor(rows)).unbind())
+    truth = oracle(torch.cat(rows), layer)
+    torch.testing.assert_close(nested, truth, **EXACT)
+    dy = random_input((9,), layer.out_features, seed=1)
+    for found, right in zip(gradients(nested, dy, wanted), gradients(truth, dy, wanted)):
         torch.testing.assert_close(found, right, **EXACT)
 
 

@@ -156,7 +156,7 @@ def test_a_plan_keeps_what_starts_at_zero() -> None:
     plan = kx.plan(nn.Sequential(skip(32, 32, 32), skip(32, 32, 32)), rank=1, zero_start=["0.2", "1.2"])
     assert plan.zero_started == ("0.2", "1.2")
     assert kx.Plan.from_json(plan.to_json()) == plan
-    assert "zero at a random start (2): *.* (2)" in str(plan)
+    assert "zero at a random start (2): 0-1.2 (2)" in str(plan)
     assert "zero at the start" in str(plan - plan.edited("1.2", zero_start=False))
 
 

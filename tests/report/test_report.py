@@ -41,7 +41,7 @@ def test_a_report_at_every_point(tmp_path: Path) -> None:
     assert [layer.state for layer in kx.inspect(factored).layers if layer.site in ("0", "3")] == ["dense", "dense"]
     page = kx.inspect(folded).to_html(tmp_path / "report.html").read_text()
     assert ">fc1</button>" in page
-    assert "<td>fc1</td>" in kx.inspect(folded)._repr_html_()
+    assert ">fc1</th>" in kx.inspect(folded)._repr_html_()
 
 
 def test_html_is_escaped_and_written_whole(tmp_path: Path) -> None:

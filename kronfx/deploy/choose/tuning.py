@@ -22,6 +22,7 @@ from kronfx.deploy.options import Options
 from kronfx.deploy.records.timings import Timing, Timings, timings_of
 from kronfx.page import Lap
 from kronfx.price import NODE
+from kronfx.progress import bar
 from kronfx.records import Lowering
 
 Name = TypeVar("Name", bound=Hashable)
@@ -83,16 +84,15 @@ class Chosen:
         return Contender(tuple(lowerings), whys, tuple(verdict.laps for verdict in self.verdicts))
 
 
-def choose(layers: Sequence[Layer], wishes: Options, step: Callable[[str], None]) -> Chosen:
-    """A lowering for every layer; ``step`` hears what is being timed."""
+def choose(layers: Sequence[Layer], wishes: Options) -> Chosen:
+    """A lowering for every layer."""
     measured = list(timings_of(wishes.timings).entries)
     verdicts = []
     by_clock = wishes.lowering == "auto" and wishes.optimize_for == "latency" and wishes.tune
-    for i, layer in enumerate(layers):
-        refused = refusals(layer)
-        if by_clock and len(_fitting(refused)) > 1:
-            step(f"timing {layer.name} ({i + 1} of {len(layers)})")
-        verdicts.append(_verdict(layer, refused, wishes, measured))
+    with bar("timing" if by_clock else "choosing", len(layers)) as begin:
+        for layer in layers:
+            begin(layer.name)
+            verdicts.append(_verdict(layer, refusals(layer), wishes, measured))
     return Chosen(tuple(verdicts), by_clock, Timings.here(measured))
 
 

@@ -16,6 +16,7 @@ from kronfx.deploy.choose.tuning import NOISE, fastest, run_seconds
 from kronfx.deploy.prove.cases import Case
 from kronfx.deploy.prove.verify import answers, timed_session
 from kronfx.deploy.records.report import Latency
+from kronfx.progress import bar
 
 _SECONDS = 0.1  # of timing, a file, a case and a turn
 _TURNS, _PATIENCE = 3, 10.0  # as many turns at most; no new one after so many seconds
@@ -36,10 +37,15 @@ def ends(cases: Sequence[Case]) -> Sequence[Case]:
 
 def race(files: Mapping[str, Path], cases: Sequence[Case]) -> dict[str, Lap]:
     """Each file's quietest turn; slow models take fewer. Raises VerificationError where a file does not run."""
-    started, turns = time.perf_counter(), list[dict[str, Lap]]()
-    while not turns or (len(turns) < _TURNS and time.perf_counter() - started < _PATIENCE):
-        turns.append({name: _turn(path, cases) for name, path in files.items()})
-    return {name: _quietest([turn[name] for turn in turns]) for name in files}
+    started, laps = time.perf_counter(), {name: list[Lap]() for name in files}
+    with bar("racing", _TURNS * len(files)) as begin:
+        for turn in range(1, 1 + _TURNS):
+            if turn > 1 and time.perf_counter() - started >= _PATIENCE:
+                break
+            for name, path in files.items():
+                begin(f"{name}, turn {turn}")
+                laps[name].append(_turn(path, cases))
+    return {name: _quietest(own) for name, own in laps.items()}
 
 
 def _quietest(laps: Sequence[Lap]) -> Lap:

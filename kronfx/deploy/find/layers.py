@@ -18,6 +18,7 @@ from kronfx.deploy.find.spellings import find
 from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.nodes.values import tensor_of
 from kronfx.deploy.storage import Shared, Storage, Survivors, fewest_bytes, survivors
+from kronfx.progress import bar
 from kronfx.records import KroneckerShape
 
 
@@ -122,18 +123,20 @@ def linear_maps(
     scopes = named((*linears, *packed), {value: place.origin.site for value, place in places.items()})
     layers: list[Layer] = []
     shapes: dict[tuple[ir.Value, bool], KroneckerShape] = {}
-    for linear in linears:
-        place, key = places.get(linear.weight), (linear.weight, linear.transposed)
-        is_upright = place is not None and _is_upright(place, linear)
-        origin = None if place is None else place.origin if is_upright else place.origin.T
-        if key not in shapes:
-            shapes[key] = origin.shape if origin else grid_of(linear.W, block)
-        scope = scopes[linear.weight]
-        name = scope.path
-        ways = directions[linear.weight]
-        if len(set(ways)) > 1 and not (is_upright if origin else linear.transposed == ways[0]):
-            name = f"{name}/transposed"
-        layers.append(Layer(linear, name, shapes[key], origin, None if origin else block, scope.folder))
+    with bar("looking", len(linears)) as begin:
+        for linear in linears:
+            scope = scopes[linear.weight]
+            name = scope.path
+            begin(name)
+            place, key = places.get(linear.weight), (linear.weight, linear.transposed)
+            is_upright = place is not None and _is_upright(place, linear)
+            origin = None if place is None else place.origin if is_upright else place.origin.T
+            if key not in shapes:
+                shapes[key] = origin.shape if origin else grid_of(linear.W, block)
+            ways = directions[linear.weight]
+            if len(set(ways)) > 1 and not (is_upright if origin else linear.transposed == ways[0]):
+                name = f"{name}/transposed"
+            layers.append(Layer(linear, name, shapes[key], origin, None if origin else block, scope.folder))
     read = {layer.linear.weight for layer in layers}
     return LinearMaps(
         tuple(layers),

@@ -53,9 +53,9 @@ def _lower(graph: ir.Graph, layers: Mapping[ir.Node, Layer], chosen: Mapping[ir.
             labels.note(build.made[start:], _scopes(node))
     build.anchor = None
     for value in list(graph.outputs):
-        start, producer = len(build.made), value.producer()
+        start, maker = len(build.made), value.producer()
         layouts.make_row_major(value)
-        labels.note(build.made[start:], [] if producer is None else _scopes(producer))
+        labels.note(build.made[start:], [] if maker is None else _scopes(maker))
     for node in reversed(replaced):
         graph.remove(node, safe=True)
     labels.put(graph)

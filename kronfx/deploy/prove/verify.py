@@ -19,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from kronfx.deploy.nodes.values import Array
 from kronfx.deploy.prove.cases import Case
 from kronfx.errors import VerificationError, reason
+from kronfx.progress import bar
 
 # Relative to max(1, max|y|): some hundred to some thousand rounding errors of the coarsest type at work; 8-bit
 # activations round anew where the last bit of a sum changes, one step in 255.
@@ -50,12 +51,14 @@ def verify(answer: Answer, reference: Answer, cases: Sequence[Case], tolerance: 
     VerificationError, with the ``remedy``.
     """
     worst = 0.0
-    for case in cases:
-        error = difference(answer, reference, case, remedy)
-        if not error <= tolerance:
-            found = f"a relative error of {error:.2e} {case.label}"
-            raise mismatch(found, f"at most {tolerance:.0e}", remedy)
-        worst = max(worst, error)
+    with bar("verifying", len(cases)) as begin:
+        for case in cases:
+            begin(case.label)
+            error = difference(answer, reference, case, remedy)
+            if not error <= tolerance:
+                found = f"a relative error of {error:.2e} {case.label}"
+                raise mismatch(found, f"at most {tolerance:.0e}", remedy)
+            worst = max(worst, error)
     return Verified(worst, tolerance, tuple(case.batch for case in cases if case.batch is not None))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kronfx.tables import render
+from kronfx.tables import Column, Part, Row, Shown, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Entrant:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Bench(Shown):
     """What :func:`kronfx.deploy.bench.bench` measured at each of the ``cases``; the file as it is comes first."""
 
     path: str
@@ -33,17 +34,25 @@ class Bench:
         """Plain values, ready for JSON."""
         return asdict(self)
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a file, and why others are not there."""
         first, *_ = self.entrants
-        headers = ("", *(f"{case}, {what}" for case in self.cases for what in ("ms", "gain")), "load ms", "MB", "error")
-        rows = [_cells(one, first) for one in self.entrants if not one.refusal]
-        title = f"{self.path}, in onnxruntime, at so many rows; gain: the time as it is over this one"
-        table = render(title, headers, rows)
+        count = len(self.cases)  # after what is no time the milliseconds go, then the gains, of later cases first
+        times = [
+            Column(f"{case}, {what}", 2 + part * count + count - place)
+            for place, case in enumerate(self.cases)
+            for part, what in enumerate(("ms", "gain"))
+        ]
+        rows = tuple(_cells(one, first) for one in self.entrants if not one.refusal)
+        yield self.path
+        title = "at so many rows, in onnxruntime; gain: the time as it is over this one"
+        yield Table(title, (Column(""), *times, Column("load ms", 1), Column("MB", 2), Column("error")), rows)
         refused = [f"no {one.name}: {one.refusal}" for one in self.entrants if one.refusal]
-        return "\n".join([table, *([""] if refused else []), *refused])
+        if refused:
+            yield "\n".join(refused)
 
 
-def _cells(one: Entrant, first: Entrant) -> tuple[object, ...]:
+def _cells(one: Entrant, first: Entrant) -> Row:
     times = [
         cell
         for own, base in zip(one.seconds, first.seconds, strict=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from kronfx.deploy.records.report import ExportedLayer, bare
-from kronfx.tables import percent, render
+from kronfx.tables import Column, Part, Row, Share, Shown, Table
 
 # The blocks that are looked for, (m2, n2): square ones, and tall ones, which run faster for their area.
 GRIDS = ((4, 4), (8, 8), (16, 16), (32, 32), (64, 64), (64, 16), (128, 8), (128, 32))
+COLUMNS = (
+    Column("weight"), Column("m x n", 9), Column("zeros", 10, "sum"),
+    *(Column(f"{m2}x{n2}", len(GRIDS) - place, "sum") for place, (m2, n2) in enumerate(GRIDS)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Shown):
     """What ``kronfx.sparsify_onnx`` can be expected to make of a file, by its cost model at so many ``rows``.
 
     ``weights`` are those that it could run or store sparse, counted; ``layers`` what would become of each. A file that
@@ -76,26 +80,20 @@ class Forecast:
         shown = {"grids": GRIDS, "faster": self.faster, "saved": self.saved, "verdict": self.verdict}
         return {**bare(self, self.layers), **shown}
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a weight, those of all together, and what would come of it."""
         if not self.weights:
-            return f"{self.path}: {self.bytes:,} bytes, no weight that kronfx could run or store sparse"
-        headers = ("weight", "m x n", "zeros", *(f"{m2}x{n2}" for m2, n2 in GRIDS))
-        body = [(one.name, f"{one.m}x{one.n}", f"{one.zeros:.1%}", *_shares(one)) for one in self.weights]
-        title = f"{self.path}: {self.bytes:,} bytes; the share of blocks that are exactly zero, by their shape"
-        return f"{render(title, headers, [*body, _total(self.weights)])}\n\n{self.verdict}"
+            yield f"{self.path}: {self.bytes:,} bytes, no weight that kronfx could run or store sparse"
+            return
+        yield f"{self.path}: {self.bytes:,} bytes"
+        yield Table(
+            "blocks that are exactly zero, by their shape", COLUMNS, tuple(map(_cells, self.weights)), totals=True
+        )
+        yield self.verdict
 
 
-def _shares(weight: Counted) -> list[str | None]:
+def _cells(weight: Counted) -> Row:
     counts = enumerate(weight.zero_blocks)
-    return [None if zero is None else percent(zero, weight.blocks(grid)) for grid, zero in counts]
-
-
-def _total(weights: Sequence[Counted]) -> tuple[object, ...]:
-    """Of all weights together, at each grid of those that have it."""
-    entries = sum(one.m * one.n for one in weights)
-    zeros = sum(one.zeros * one.m * one.n for one in weights) / entries
-    shares = []
-    for grid in range(len(GRIDS)):
-        counted = [(zero, one.blocks(grid)) for one in weights if (zero := one.zero_blocks[grid]) is not None]
-        shares.append(percent(sum(zero for zero, _ in counted), sum(blocks for _, blocks in counted)))
-    return "all", None, f"{zeros:.1%}", *shares
+    shares = (None if zero is None else Share(zero, weight.blocks(grid)) for grid, zero in counts)
+    entries = weight.m * weight.n
+    return weight.name, f"{weight.m}x{weight.n}", Share(weight.zeros * entries, entries), *shares

@@ -35,7 +35,8 @@ def page_of_export(report: ExportReport) -> Page:
 
 def page_of_file(summary: OnnxSummary, expected: Forecast | None) -> Page:
     """The linear maps of a file as they are; of one that somebody else wrote, what would become of them."""
-    sheets, name, notes = tuple(map(_sheet, summary.layers)), Path(summary.path).name, ()
+    sheets, name = tuple(map(_sheet, summary.layers)), Path(summary.path).name
+    notes: tuple[str, ...] = ()
     if expected is not None and not expected.ours:
         sheets, notes = tuple(map(_as_it_is, expected.layers)), (expected.verdict,)
     elif expected is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,10 +14,15 @@ from kronfx.errors import InspectError
 from kronfx.files import PathLike
 from kronfx.page import BlockMap, Lap, write
 from kronfx.records import Lowering
-from kronfx.tables import abbreviated, percent, render
+from kronfx.tables import Column, Part, Row, Share, Shown, Table, abbreviated
 
 RECORD_KEY = "kronfx"
 RECORD_VERSION = 1
+COLUMNS = (
+    Column("layer"), Column("m x n"), Column("block", 2), Column("lowering"), Column("zero blocks", 4, "range", ".2%"),
+    Column("dense bytes", 1, "sum"), Column("bytes", 5, "sum"), Column("share", 3, "sum"),
+)  # fmt: skip
+LEFT = Column("weight"), Column("m x n"), Column("block", 1), Column("zero blocks", 2, "range", ".2%"), Column("why")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +76,8 @@ class Latency:
     seconds: float
 
 
-def _times(run: Latency) -> str:
-    return f"{run.dense / run.seconds:.2f}x"
-
-
 @dataclass(frozen=True, slots=True)
-class ExportReport:
+class ExportReport(Shown):
     """What :func:`kronfx.deploy.export` wrote.
 
     ``bytes`` is the size of the file, its external data included, ``dense_bytes`` that of what it is held against: the
@@ -112,10 +114,11 @@ class ExportReport:
         """Write one self-contained page to look into; returns its path. Raises InspectError."""
         return write(page_of_export(self), path, InspectError)
 
-    def __str__(self) -> str:
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a layer, why it runs so, what was left, and what was verified and gained."""
         table = layer_table(f"export: {self.path}, {self.bytes:,} bytes", self.layers)
         parts = [table, reason_list(self.layers), left_table(self.left), self._verdict(), self._gain(), *self.notes]
-        return "\n\n".join(part for part in parts if part)
+        return [part for part in parts if part]
 
     def _verdict(self) -> str:
         if self.max_error is None or self.tolerance is None:
@@ -127,24 +130,26 @@ class ExportReport:
             f"(tolerance {self.tolerance:.0e}){load}"
         )
 
-    def _gain(self) -> str:
+    def _gain(self) -> Table | None:
         if not self.latency:
-            return ""
-        rows: list[tuple[str, str, str, str]] = [
-            (f"batch {run.batch or 'fixed'}", f"{1000 * run.dense:.2f} ms", f"{1000 * run.seconds:.2f} ms", _times(run))
+            return None
+        rows = [
+            (f"batch {run.batch or 'fixed'}", f"{1000 * run.dense:.2f} ms", f"{1000 * run.seconds:.2f} ms",
+             f"{run.dense / run.seconds:.2f}x")
             for run in self.latency
-        ]
+        ]  # fmt: skip
         if self.dense_load_seconds and self.load_seconds:
             dense, load = self.dense_load_seconds, self.load_seconds
             rows.append(("load", f"{1000 * dense:.0f} ms", f"{1000 * load:.0f} ms", f"{dense / load:.2f}x"))
         if self.dense_bytes:
             rows.append(("bytes", f"{self.dense_bytes:,}", f"{self.bytes:,}", f"{self.dense_bytes / self.bytes:.2f}x"))
         rival = "dense" if self.source is None else "source"
-        return render(f"against the {rival} file, in onnxruntime", ("", rival, "this file", "gain"), rows)
+        columns = Column(""), Column(rival), Column("this file"), Column("gain")
+        return Table(f"against the {rival} file, in onnxruntime", columns, tuple(rows))
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxSummary:
+class OnnxSummary(Shown):
     """What an ONNX file holds: its size in bytes, who wrote it, its linear maps."""
 
     path: str
@@ -156,8 +161,9 @@ class OnnxSummary:
         """Plain values, ready for JSON."""
         return bare(self, self.layers)
 
-    def __str__(self) -> str:
-        return layer_table(f"{self.path}: {self.bytes:,} bytes, written by {self.producer or '?'}", self.layers)
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a layer."""
+        return [layer_table(f"{self.path}: {self.bytes:,} bytes, written by {self.producer or '?'}", self.layers)]
 
 
 def bare(record: Any, layers: tuple[ExportedLayer, ...]) -> dict[str, Any]:
@@ -168,15 +174,11 @@ def bare(record: Any, layers: tuple[ExportedLayer, ...]) -> dict[str, Any]:
     return data
 
 
-def layer_table(title: str, layers: tuple[ExportedLayer, ...]) -> str:
-    """Layers as a text table, the total last."""
+def layer_table(title: str, layers: tuple[ExportedLayer, ...]) -> Part:
+    """Layers as a table, the total last."""
     if not layers:
         return f"{title}; no linear layer"
-    headers = ("layer", "m x n", "block", "lowering", "zero blocks", "dense bytes", "bytes", "share")
-    rows = [(*_cells(layer), percent(layer.bytes, layer.dense_bytes)) for layer in layers]
-    dense, stored = sum(layer.dense_bytes for layer in layers), sum(layer.bytes for layer in layers)
-    total = ("total", None, None, None, None, dense, stored, percent(stored, dense))
-    return render(title, headers, [*rows, total])
+    return Table(title, COLUMNS, tuple(map(_cells, layers)), totals=True)
 
 
 def reason_list(layers: tuple[ExportedLayer, ...]) -> str:
@@ -189,20 +191,19 @@ def reason_list(layers: tuple[ExportedLayer, ...]) -> str:
     return "\n".join(["why each runs as it does", *lines]) if lines else ""
 
 
-def left_table(weights: tuple[LeftWeight, ...]) -> str:
-    """Weights that were left as a text table; empty where there are none."""
-    headers = ("weight", "m x n", "block", "zero blocks", "why")
-    rows = [
-        (w.name, f"{w.m}x{w.n}", "x".join(map(str, w.block)), percent(w.zero_blocks, w.blocks), w.why) for w in weights
-    ]
-    return render("constants with zero blocks, left as they are", headers, rows) if rows else ""
+def left_table(weights: tuple[LeftWeight, ...]) -> Table | None:
+    """Weights that were left as a table; None where there are none."""
+    rows = tuple(
+        (w.name, f"{w.m}x{w.n}", "x".join(map(str, w.block)), w.zero_blocks / max(1, w.blocks), w.why) for w in weights
+    )
+    return Table("constants with zero blocks, left as they are", LEFT, rows) if rows else None
 
 
-def _cells(layer: ExportedLayer) -> tuple[object, ...]:
+def _cells(layer: ExportedLayer) -> Row:
     block = "x".join(map(str, layer.block)) if layer.block else None
-    zero = percent(layer.zero_blocks, layer.blocks) if layer.blocks else None
-    size = f"{layer.m}x{layer.n}"
-    return layer.site, size, block, layer.lowering, zero, layer.dense_bytes, layer.bytes
+    zero = layer.zero_blocks / layer.blocks if layer.blocks else None
+    size, share = f"{layer.m}x{layer.n}", Share(layer.bytes, layer.dense_bytes)
+    return layer.site, size, block, layer.lowering, zero, layer.dense_bytes, layer.bytes, share
 
 
 def to_record(layers: tuple[ExportedLayer, ...]) -> str:

@@ -12,9 +12,10 @@ from typing import get_args
 
 from kronfx.errors import ExportError
 from kronfx.records import Lowering
-from kronfx.tables import render
+from kronfx.tables import Column, Part, Shown, Table
 
 TIMINGS_FORMAT, TIMINGS_VERSION = "kronfx-timings", 1
+COLUMNS = Column("layer"), Column("rows"), Column("lowering"), Column("time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(Shown):
     """Timings of one machine, ``threads`` being its cores."""
 
     entries: tuple[Timing, ...] = ()
@@ -48,9 +49,10 @@ class Timings:
         wanted = (layer, lowering, rows)
         return next((e.seconds for e in self.entries if (e.layer, e.lowering, e.rows) == wanted), None)
 
-    def __str__(self) -> str:
-        rows = [(e.layer, e.rows, e.lowering, f"{1000 * e.seconds:.3f} ms") for e in self.entries]
-        return render(f"timed on {self.machine}, {self.threads} threads", ("layer", "rows", "lowering", "time"), rows)
+    def shown(self) -> Iterable[Part]:
+        """What is printed: a row a product."""
+        rows = tuple((e.layer, e.rows, e.lowering, f"{1000 * e.seconds:.3f} ms") for e in self.entries)
+        return [Table(f"timed on {self.machine}, {self.threads} threads", COLUMNS, rows)]
 
     def to_json(self) -> str:
         """The timings as JSON text; ``from_json`` reads it back equal."""

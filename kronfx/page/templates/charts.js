@@ -12,6 +12,7 @@ const charts = (() => {
   };
 
   const draw = (element, spec) => vegaEmbed(element, spec, { mode: "vega-lite", renderer: "svg", actions: false, config }).then((drawn) => {
+    for (const mark of element.querySelectorAll("svg [role], svg[role]")) mark.removeAttribute("role"); // the element says it
     if (element.scrollWidth > element.clientWidth) element.tabIndex = 0; // whoever scrolls by keyboard
     return drawn;
   });
@@ -86,10 +87,10 @@ const charts = (() => {
   // A drawn graph: boxes one below the other, the shape of what goes along on each edge.
   const graph = (element, drawing, width) => {
     const xs = drawing.boxes.map((box) => box.x), low = Math.min(...xs), high = Math.max(...xs), rows = Math.max(...drawing.boxes.map((box) => box.y));
-    const across = Math.min(150, (width - 90) / Math.max(1, high - low)), down = 74, [w, h] = [82, 28];
+    const across = Math.max(104, Math.min(150, (width - 90) / Math.max(1, high - low))), down = 74, [w, h] = [82, 28];
     const at = Object.fromEntries(drawing.boxes.map((box) => [box.name, { x: (box.x - low) * across + w / 2 + 2, y: box.y * down + h / 2 + 2 }]));
     const edges = drawing.wires.map(([from, to, shape]) => {
-      const mx = (at[from].x + at[to].x) / 2, my = (at[from].y + at[to].y) / 2, half = 3.2 * shape.length + 2;
+      const mx = at[from].x * 0.62 + at[to].x * 0.38, my = (at[from].y + h / 2) * 0.62 + (at[to].y - h / 2) * 0.38, half = 3.2 * shape.length + 2;
       return { x: at[from].x, y: at[from].y + h / 2, x2: at[to].x, y2: at[to].y - h / 2 - 5, mx, my, l: mx - half, r: mx + half, t: my - 8, b: my + 8, shape };
     });
     const boxes = drawing.boxes.map((box) => ({ name: box.name, x: at[box.name].x - w / 2, x2: at[box.name].x + w / 2, y: at[box.name].y - h / 2, y2: at[box.name].y + h / 2, cx: at[box.name].x, cy: at[box.name].y, operation: /^(MatMul|Mul|Gather)/.test(box.name) }));

@@ -96,10 +96,10 @@
   // The panel of a layer.
   const panel = $("panel"), inside = $("panel-body");
   let shown = 0;
-  const figure = (label, caption, command, drawn) => {
+  const figure = (label, caption, command, drawn, into = inside) => {
     const chart = make("div", { className: "chart", role: "img", ariaLabel: label });
-    inside.append(make("figure", {}, chart, make("figcaption", {}, ...[caption].flat(), " ", command ? make("code", {}, command) : null)));
-    drawn(chart, chart.clientWidth);
+    into.append(make("figure", {}, chart, make("figcaption", {}, ...[caption].flat(), " ", command ? make("code", {}, command) : null)));
+    return () => drawn(chart, chart.clientWidth);
   };
   const heading = (text) => inside.append(make("h3", {}, text));
   const swatch = (colour, text, ramp) => { const mark = make("i", { className: ramp ? "ramp" : "" }); mark.style.background = colour; return make("span", { className: "key" }, mark, text); };
@@ -119,13 +119,13 @@
     if (layer.energy !== undefined) fact("energy kept", percent(layer.energy));
     return list;
   };
-  const mapOf = (layer, when, command) => {
+  const mapOf = (layer, when, command, into) => {
     const { norms } = layer.map, whole = norms.height === norms.rows && norms.width === norms.columns;
     const zeros = layer.blocks ? `${percent((layer.zero_blocks || 0) / layer.blocks)} of ${counted(layer.blocks)} blocks are exactly zero. ` : "";
     const scaled = whole ? "" : `Drawn at ${norms.height} × ${norms.width} cells, each the root mean square of those it covers, grey where all are zero. `;
-    figure(`Block map${when}: norms of ${norms.rows} by ${norms.columns} blocks, the largest ${charts.number(norms.top)}. ${zeros}`,
-      [swatch("var(--zero)", "exactly zero"), swatch("linear-gradient(90deg, color-mix(in srgb, var(--accent) 30%, transparent), var(--accent))", `norm up to ${charts.number(norms.top)}`, true), zeros, scaled, "At the edges: sums of norms."],
-      command, (chart, width) => charts.blockMap(chart, layer.map, width));
+    return figure(`Block map${when}: norms of ${norms.rows} by ${norms.columns} blocks, the largest ${charts.number(norms.top)}. ${zeros}`,
+      [when ? make("strong", {}, `${when.trim()} `) : null, swatch("var(--zero)", "exactly zero"), swatch("linear-gradient(90deg, color-mix(in srgb, var(--accent) 30%, transparent), var(--accent))", `norm up to ${charts.number(norms.top)}`, true), zeros, scaled, "At the edges: sums of norms."],
+      command, (chart, width) => charts.blockMap(chart, layer.map, width), into);
   };
   const timed = (layer) => {
     const list = [["predicted", layer.predicted], ["measured", layer.measured]].filter(([, seconds]) => seconds !== undefined).map(([way, seconds]) => ({ way, seconds, rows: 0 }));
@@ -145,8 +145,11 @@
     inside.replaceChildren(facts(layer));
     if (layer.map || (earlier && earlier.map)) {
       heading("Block map");
-      if (earlier && earlier.map) mapOf(earlier, " before", "kx.inspect(before)");
-      if (layer.map) mapOf(layer, earlier && earlier.map ? " after" : "", earlier ? "kx.inspect(after)" : "kx.inspect(model)");
+      const sides = make("div", { className: "sides" }), drawn = [];
+      inside.append(sides);
+      if (earlier && earlier.map) drawn.push(mapOf(earlier, " before", "kx.inspect(before)", sides));
+      if (layer.map) drawn.push(mapOf(layer, earlier && earlier.map ? " after" : "", earlier ? "kx.inspect(after)" : "kx.inspect(model)", sides));
+      for (const draw of drawn) draw();
     }
     heading("Products");
     const sides = make("div", { className: "sides" });
@@ -155,7 +158,8 @@
     for (const drawing of drawings) {
       const words = drawing.wires.map(([from, to, shape]) => `${from} to ${to}, ${shape}`).join("; ");
       const chart = make("div", { className: "chart", role: "img", ariaLabel: `${drawing.caption}: ${words}` });
-      sides.append(make("figure", {}, chart, make("figcaption", {}, drawing.caption)));
+      const wide = Math.max(...drawing.boxes.map((box) => Math.abs(box.x))) > 1;
+      sides.append(make("figure", { className: wide ? "whole" : "" }, chart, make("figcaption", {}, drawing.caption)));
       charts.graph(chart, drawing, chart.clientWidth);
     }
     const owner = layer.factors ? layer : earlier && earlier.factors ? earlier : null;
@@ -164,12 +168,12 @@
       const reduced = owner.factors.some((picture) => picture.height < picture.rows || picture.width < picture.columns);
       figure(`Pictures of ${owner.factors.map((picture) => picture.name).join(", ")}: signed entries, each on its own scale.`,
         [swatch("var(--plus)", "positive"), swatch("var(--minus)", "negative"), `Stronger is larger, each on its own scale; block row p and column j, row q and column k of a block. ${owner.rank > 3 ? `The first 3 of ${owner.rank} terms. ` : ""}${reduced ? "Cells are means where there are more entries than cells." : ""}`],
-        `kx.factors(model)[${JSON.stringify(owner.site)}]`, (chart, width) => charts.factors(chart, owner.factors, width));
+        `kx.factors(model)[${JSON.stringify(owner.site)}]`, (chart, width) => charts.factors(chart, owner.factors, width))();
     }
     if (layer.why || layer.laps) {
       heading("How it runs, and what raced");
       if (layer.why) inside.append(make("p", { className: "prose" }, `${layer.why}.`));
-      if (layer.laps) figure(layer.laps.map((lap) => `${lap.way} ${(1e3 * lap.seconds).toPrecision(3)} ms at ${lap.rows} rows`).join("; "), "Each way alone, in onnxruntime; the one that runs is coloured.", "report.timings", (chart, width) => charts.race(chart, layer.laps, layer.runs_as, width));
+      if (layer.laps) figure(layer.laps.map((lap) => `${lap.way} ${(1e3 * lap.seconds).toPrecision(3)} ms at ${lap.rows} rows`).join("; "), "Each way alone, in onnxruntime; the one that runs is coloured.", "report.timings", (chart, width) => charts.race(chart, layer.laps, layer.runs_as, width))();
     }
     timed(layer);
     if (layer.proof) {

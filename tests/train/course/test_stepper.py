@@ -39,7 +39,8 @@ def train(model: nn.Module, optimizer: Any, penalty: Penalty, steps: range) -> l
 
 
 def equal(found: list[Tensor], wanted: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    """But for rounding: once zeros are frozen each model's own clock says whether skipping them pays."""
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, wanted, strict=True))
 
 
 OPTIONS: list[dict[str, Any]] = [

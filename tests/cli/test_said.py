@@ -32,8 +32,8 @@ LIBRARY: dict[str, Callable[..., Any]] = {
     "bench": bench,
 }
 # What the command has besides, and keywords that no shell can say, with the reason.
-OWN = {"sparsify": {"report"}, "plan": {"out"}}
-UNSAID: dict[tuple[str, str], str] = {}
+OWN = {"inspect": {"html"}, "sparsify": {"report"}, "plan": {"out"}}
+UNSAID = {("plan", "batches"): "what a model is called with, many times over: code makes it, and no file of one form"}
 COMMON = {"json", "debug", "help"}
 
 
