@@ -96,4 +96,4 @@ def cells(column: Column, sheet: Sheet, before: Sheet | None) -> Cell:
 def _said(column: Column, value: Value) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) or column.said is None else column.said(value)
+    return str(value) if isinstance(value, str) or column.said is None else column.said(value)
