@@ -66,7 +66,7 @@ def test_the_map_of_a_factored_layer_is_that_of_its_fold_and_of_its_file(tmp_pat
             sheet = next(sheet for sheet in report.page.sheets if sheet.site == name)
             assert sheet.map is not None
             assert drawn(sheet.map.norms) == pytest.approx(norms, abs=float(norms.max()) / 200)
-    assert "map" not in json.dumps(exported.to_dict())
+    assert all("map" not in layer for layer in json.loads(json.dumps(exported.to_dict()))["layers"])
 
 
 def test_what_raced_is_told_with_its_times(tmp_path: Path) -> None:
