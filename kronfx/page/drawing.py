@@ -59,7 +59,7 @@ def _after(sheet: Sheet) -> tuple[str, list[Wire]] | None:
     survivors = f"{sheet.blocks - sheet.zero_blocks} × {shape.m2} × {shape.n2}"
     if sheet.runs_as == "blocks":
         return "in the file: the surviving blocks only", _blocks(shape, survivors)
-    if sheet.bytes is not None and sheet.dense_bytes is not None and sheet.bytes < sheet.dense_bytes:
+    if sheet.runs_as == "dense" and (sheet.bytes or 0) < (sheet.dense_bytes or 0):
         return "in the file: a dense product, its weight rebuilt when the file is loaded", _stored(shape, survivors)
     return None
 

@@ -65,13 +65,13 @@ def test_the_map_of_a_factored_layer_is_that_of_its_fold_and_of_its_file(tmp_pat
         for report in reports:
             sheet = next(sheet for sheet in report.page.sheets if sheet.site == name)
             assert sheet.map is not None
-            assert drawn(sheet.map.norms) == pytest.approx(norms, abs=norms.max() / 200)
-    assert "map" not in json.dumps(exported.to_dict())
+            assert drawn(sheet.map.norms) == pytest.approx(norms, abs=float(norms.max()) / 200)
+    assert all("map" not in layer for layer in json.loads(json.dumps(exported.to_dict()))["layers"])
 
 
 def test_what_raced_is_told_with_its_times(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(256, 256))
+    model = torch.nn.Sequential(torch.nn.Linear(256, 256)).eval()
     model[0].weight.data.view(16, 16, 16, 16).mul_(torch.rand(16, 1, 16, 1) < 0.1)
     torch.onnx.export(model, (torch.randn(4, 256),), tmp_path / "in.onnx", dynamo=True, verbose=False)
     report = kx.sparsify_onnx(tmp_path / "in.onnx", tmp_path / "out.onnx", rows=(1, 64))

@@ -11,11 +11,15 @@ const charts = (() => {
     text: { fill: "var(--ink)" }, legend: { labelColor: "var(--ink)", titleColor: "var(--soft)" },
   };
 
-  const draw = (element, spec) => vegaEmbed(element, spec, { mode: "vega-lite", renderer: "svg", actions: false, config }).then((drawn) => {
-    for (const mark of element.querySelectorAll("svg [role], svg[role]")) mark.removeAttribute("role"); // the element says it
-    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0; // whoever scrolls by keyboard
-    return drawn;
-  });
+  const draw = (element, spec) => {
+    const inside = document.createElement("div"); // Vega gives it roles of its own, and the element has its words already
+    inside.ariaHidden = "true";
+    element.replaceChildren(inside);
+    return vegaEmbed(inside, spec, { mode: "vega-lite", renderer: "svg", actions: false, config }).then((drawn) => {
+      if (element.scrollWidth > element.clientWidth) element.tabIndex = 0; // whoever scrolls by keyboard
+      return drawn;
+    });
+  };
 
   // The cells of a picture: base64 of one byte each, with the rows and columns that each covers.
   const cells = (picture) => {

@@ -26,7 +26,7 @@
     entries: { name: "entries", title: "entries kept", of: (layer) => layer.stored || undefined },
     zeros: { name: "zeros", title: "zero blocks", of: (layer) => layer.blocks ? (layer.zero_blocks || 0) / layer.blocks : undefined, share: true },
   };
-  const known = Object.keys(METRICS).filter((key) => layers.some((layer) => METRICS[key].of(layer) !== undefined) && !(key === "entries" && layers.some((layer) => layer.bytes)));
+  const known = Object.keys(METRICS).filter((key) => layers[METRICS[key].share ? "some" : "every"]((layer) => METRICS[key].of(layer) !== undefined) && !(key === "entries" && layers.some((layer) => layer.bytes)));
   let metric = known[0];
 
   const drawNetwork = () => {
@@ -200,7 +200,8 @@
     if (event.key === "ArrowRight") step(1);
   });
 
-  if (layers.length) {
+  if (layers.length && !known.length) $("network").closest("section").remove();
+  if (known.length) {
     for (const key of known) {
       const input = make("input", { type: "radio", name: "metric", value: key, checked: key === metric });
       input.addEventListener("change", () => { metric = key; drawNetwork(); });
@@ -211,5 +212,5 @@
   }
 
   let waiting;
-  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => { if (layers.length) drawNetwork(); if (panel.open) show(shown); }, 150); });
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => { if (known.length) drawNetwork(); if (panel.open) show(shown); }, 150); });
 })();
