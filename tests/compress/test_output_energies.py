@@ -73,20 +73,20 @@ def test_spellings(model: Any, batch: Any) -> None:
 
 
 def test_a_budget_goes_where_the_outputs_are() -> None:
-    """Two maps alike, of which one sees two directions only: the other gets the parameters."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(2, 24), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 24))
-    batches = [torch.randn(100, 2) for _ in range(3)]
-    plan = kx.plan(model, include=["1", "3"], max_params=0.5, batches=batches, zero_start=None)
-    blind = kx.plan(model, include=["1", "3"], max_params=0.5, energy=True, zero_start=None)
-
-    def error(chosen: kx.Plan) -> float:
-        fitted = kx.factorize(model, chosen, init="calibrated", batches=batches)
-        return float(sum((fitted(x) - model(x)).square().mean() for x in batches))
-
-    with torch.no_grad():
-        assert error(plan) < 0.7 * error(blind)
-    assert plan.choices[0].parameters < 0.5 * blind.choices[0].parameters
+    """Two maps alike, of which one sees two directions only: the other gets the parameters. Over four draws."""
+    errors, first = {"sees": 0.0, "blind": 0.0}, {"sees": 0, "blind": 0}
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(2, 24), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 24))
+        batches = [torch.randn(100, 2) for _ in range(3)]
+        for name, wishes in {"sees": {"batches": batches}, "blind": {"energy": True}}.items():
+            plan = kx.plan(model, include=["1", "3"], max_params=0.5, zero_start=None, **wishes)
+            fitted = kx.factorize(model, plan, init="calibrated", batches=batches)
+            with torch.no_grad():
+                errors[name] += float(sum((fitted(x) - model(x)).square().mean() for x in batches))
+            first[name] += plan.choices[0].parameters
+    assert errors["sees"] < 0.7 * errors["blind"]
+    assert first["sees"] < 0.8 * first["blind"]
 
 
 def test_the_one_call_plans_with_the_batches_too() -> None:

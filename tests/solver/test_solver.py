@@ -247,7 +247,7 @@ def test_impossible_questions_are_sentences(options: dict[str, Any], sentence: s
 
 
 def test_a_solution_reads_as_a_certificate() -> None:
-    assert str(solve(8, 256)) == (
+    assert solve(8, 256).sentence == (
         "8x256 at rank 1: 1x32 of 8x8, 128 parameters (proven optimal: lower bound 128, 1 nodes for 36 feasible pairs)"
     )
 
