@@ -17,6 +17,7 @@ import kronfx as kx
 from kronfx.page import Gain, Page, Picture, Sheet, block_map, pair, picture
 from kronfx.page.drawing import drawings
 from kronfx.page.render import html
+from kronfx.page.verdict import figure
 
 
 def drawn(one: Picture) -> np.ndarray:
@@ -108,3 +109,7 @@ def test_a_pair_names_the_layers_and_keeps_the_figures_that_both_know() -> None:
     made = pair(before, Page("b", "file", tuple(sheets[2:]), gains=(Gain("zero blocks", "share", 0.5),)), "compare")
     assert made.notes == ("before only (2 of 3 layers): h.0-1 (2)",)
     assert [gain.name for gain in made.gains] == ["zero blocks", "bytes"]
+
+
+def test_what_got_worse_is_no_gain() -> None:
+    assert [figure(Gain("", "", after, 100)).is_loss for after in (50, 100, 101)] == [False, False, True]
