@@ -8,12 +8,13 @@ an ``Answer``; if it has options, a dataclass of them (see :mod:`kronfx.options`
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from kronfx.cli.bench import bench
 from kronfx.cli.demo import demo
-from kronfx.cli.doctor import doctor
+from kronfx.cli.doctor import doctor, version
 from kronfx.cli.inspect import inspect
 from kronfx.cli.plan import plan
 from kronfx.cli.solve import solve
@@ -41,5 +42,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the options' own texts have brackets, which are no markup
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"kronfx {version('kronfx') or 'not installed'}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
 for verb, options in VERBS.items():
     app.command()(command(verb, options))

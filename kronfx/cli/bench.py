@@ -22,4 +22,4 @@ def bench(files: Files, **wishes: Unpack[BenchKeywords]) -> Answer:
     They take turns in onnxruntime, one session open at a time. Nothing is kept.
     """
     done = [measured(file, **wishes) for file in files]
-    return Answer("\n\n".join(map(str, done)), [one.to_dict() for one in done])
+    return Answer(done, [one.to_dict() for one in done])

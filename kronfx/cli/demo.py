@@ -24,8 +24,9 @@ import kronfx as kx
 from kronfx.cli.verb import Answer
 from kronfx.deploy.prove.verify import session
 from kronfx.errors import KronfxError
+from kronfx.files import destination
 from kronfx.progress import bar
-from kronfx.tables import percent, render
+from kronfx.tables import Shown, percent, render
 
 EPOCHS, BATCH, LEARNING_RATE, TARGET = 40, 64, 1e-2, 0.7
 BATCH_SIZES = (1, 7, 256)
@@ -64,6 +65,8 @@ def demo(out: File = Path("digits.onnx"), html: Page = Path("digits.html"), seed
     Plan, factorize, train to zero blocks, fold, export, look. It takes scikit-learn, which has the digits, and leaves
     the ONNX file and a page of it.
     """
+    for path in (out, html):
+        destination(path, DemoError)
     x, x_test, y, y_test = digits(seed)
     torch.manual_seed(seed)
 
@@ -91,9 +94,9 @@ def demo(out: File = Path("digits.onnx"), html: Page = Path("digits.html"), seed
         row("ONNX", in_onnxruntime(out), report.bytes),
     )
     title = f"handwritten digits, {len(y_test)} test images, seed {seed}, {torch.get_num_threads()} threads"
-    text = "\n\n".join([str(plan), str(looked), str(report), table(title, rows)])
+    text: list[str | Shown] = [plan, looked, report, table(title, rows)]
     closing = f"the ONNX file: {out.resolve()}\nthe page: {page.resolve()}"
-    return Answer(f"{text}\n\n{closing}", {"rows": [asdict(one) for one in rows], "export": report.to_dict()})
+    return Answer([*text, closing], {"rows": [asdict(one) for one in rows], "export": report.to_dict()})
 
 
 def mlp() -> nn.Sequential:

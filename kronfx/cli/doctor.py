@@ -65,18 +65,18 @@ def doctor() -> Answer:
     found = Health(
         python=platform.python_version(),
         machine=platform.platform(),
-        needed={name: _version(name) for name in NEEDED},
-        welcome={name: _version(name) for name in WELCOME},
+        needed={name: version(name) for name in NEEDED},
+        welcome={name: version(name) for name in WELCOME},
         threads=threads,
         cores=os.cpu_count() or 1,
         runtime=tuple(sorted(set(metadata.packages_distributions().get(STOCK, [])))),
         cache=str(path(threads)),
         rates=None if rates is None else str(rates),
     )
-    return Answer(str(found), {**asdict(found), "is_stock": found.is_stock})
+    return Answer(found, {**asdict(found), "is_stock": found.is_stock})
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -33,4 +33,4 @@ def inspect(file: File, html: Page = None, history: Training = None, node_data: 
         report.to_html(html)
     if node_data is not None:
         report.to_model_explorer(node_data)
-    return Answer(str(expected), {"forecast": expected.to_dict(), "report": report.to_dict()})
+    return Answer(expected, {"forecast": expected.to_dict(), "report": report.to_dict()})

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from kronfx.api import plan as planned
 from kronfx.cli.verb import Answer
 from kronfx.errors import PlanError, reason
-from kronfx.files import write
+from kronfx.files import destination, write
 from kronfx.planner import PlanKeywords
 
 Maker = Annotated[
@@ -31,11 +31,13 @@ def plan(maker: Maker, out: Out = None, **wishes: Unpack[PlanKeywords]) -> Answe
     It imports the module, from the current folder too, and runs its factory: your code, so name what you trust. What
     that prints goes to stderr.
     """
+    if out is not None:
+        destination(out, PlanError)  # before the module runs
     made = planned(model_of(maker), **wishes)
     text = made.to_json()
     if out is not None:
         write(out, text.encode(), PlanError)
-    return Answer(str(made), json.loads(text))
+    return Answer(made, json.loads(text))
 
 
 def model_of(maker: str) -> nn.Module:

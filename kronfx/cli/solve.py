@@ -19,4 +19,4 @@ Columns = Annotated[int, typer.Argument(metavar="IN_FEATURES", help="n of W [m, 
 def solve(out_features: Rows, in_features: Columns, **wishes: Unpack[SolveKeywords]) -> Answer:
     """The best block shape of one layer W [m, n], with its proof."""
     solution = solved(out_features, in_features, **wishes)
-    return Answer(str(solution), {**asdict(solution), "proven": solution.proven})
+    return Answer(solution, {**asdict(solution), "proven": solution.proven})

@@ -11,6 +11,8 @@ from typing_extensions import Unpack
 from kronfx.cli.verb import Answer
 from kronfx.deploy import sparsify_onnx
 from kronfx.deploy.options import SparsifyKeywords
+from kronfx.errors import InspectError
+from kronfx.files import destination
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="The ONNX file, whoever wrote it.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Where the new file goes.")]
@@ -25,7 +27,9 @@ def sparsify(source: Source, target: Target, report: Page = None, **wishes: Unpa
     It gains where weights have blocks of zeros, and computes the same. It is timed and verified against the
     source before it gets its name. Where nothing gains, it is the source's bytes.
     """
+    if report is not None:
+        destination(report, InspectError)  # before minutes are spent
     done = sparsify_onnx(source, target, **wishes)
     if report is not None:
         done.to_html(report)
-    return Answer(str(done), done.to_dict())
+    return Answer(done, done.to_dict())

@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from inspect import Parameter
@@ -21,6 +21,7 @@ import typer
 from kronfx.cli.said import Said, said
 from kronfx.errors import KronfxError, reason
 from kronfx.options import about
+from kronfx.tables import Shown, terminal_width, text
 
 FAILED, WRONG = 1, 2
 
@@ -29,8 +30,13 @@ FAILED, WRONG = 1, 2
 class Answer:
     """What a verb has to say: text for people, plain values for programs."""
 
-    text: str
+    text: str | Shown | Sequence[str | Shown]
     data: Any
+
+    def __str__(self) -> str:
+        parts = (self.text,) if isinstance(self.text, (str, Shown)) else self.text
+        width = terminal_width()
+        return "\n\n".join(part if isinstance(part, str) else text(part.shown(), width) for part in parts)
 
 
 JSON = Annotated[bool, typer.Option("--json", help="Print plain values for programs in place of the text.")]
@@ -119,7 +125,7 @@ def _parameter(name: str, annotation: object, default: object) -> Parameter:
 
 
 def _show(answer: Answer, as_json: bool) -> None:
-    print(json.dumps(answer.data, indent=1) if as_json else answer.text, flush=True)
+    print(json.dumps(answer.data, indent=1) if as_json else str(answer), flush=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kronfx.page.view import Page
+from kronfx.tables import abbreviated
 
 
 def pair(before: Page, after: Page, command: str) -> Page:
@@ -12,7 +13,7 @@ def pair(before: Page, after: Page, command: str) -> Page:
     earlier = {gain.name: gain.after for gain in before.gains}
     gains = [replace(gain, before=earlier.get(gain.name, gain.before)) for gain in after.gains]
     known = {gain.name for gain in gains}
-    alone = [gain for gain in before.gains if gain.name not in known and gain.before is not None]
+    alone = [gain for gain in before.gains if gain.name not in known and gain.before not in (None, gain.after)]
     return replace(
         after,
         title=before.title if before.title == after.title else f"{before.title} → {after.title}",
@@ -21,6 +22,14 @@ def pair(before: Page, after: Page, command: str) -> Page:
         verified=after.verified or before.verified,
         curves=after.curves or before.curves,
         figures=after.figures or before.figures,
+        notes=(*after.notes, *_gone(before, after)),
         before=before.sheets,
         command=command,
     )
+
+
+def _gone(before: Page, after: Page) -> list[str]:
+    """The layers of ``before`` of which ``after`` says nothing, in a sentence if there are any."""
+    there = {sheet.site for sheet in after.sheets} | {refusal.site for refusal in after.refusals}
+    gone = [sheet.site for sheet in before.sheets if sheet.site and sheet.site not in there]
+    return [f"before only ({len(gone):,} of {len(before.sheets):,} layers): {abbreviated(gone)}"] if gone else []

@@ -14,12 +14,13 @@ _PLAIN = ((1e9, " billion"), (1e6, " million"))
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """``22.9 MB → 4.1 MB``, and ``5.6x less`` where there was something before."""
+    """``22.9 MB → 4.1 MB``, and ``5.6x less`` where there was something before; ``is_loss``: it is more."""
 
     name: str
     before: str
     after: str
     gain: str
+    is_loss: bool = False
 
 
 def gains(sheets: Sequence[Sheet]) -> tuple[Gain, ...]:
@@ -45,7 +46,9 @@ def figure(gain: Gain) -> Figure:
         ratio, (less, more) = gain.before / gain.after, ("faster", "slower") if gain.unit == "s" else ("less", "more")
         times = f"{ratio:.3g}x {less}" if ratio >= 1 else f"{1 / ratio:.3g}x {more}"
         times = "" if f"{ratio:.2f}" == "1.00" else times
-    return Figure(gain.name, before, said(gain.after, gain.unit), times)
+    return Figure(
+        gain.name, before, said(gain.after, gain.unit), times, bool(times) and (gain.before or 0) < gain.after
+    )
 
 
 def said(value: float, unit: str) -> str:

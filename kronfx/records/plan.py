@@ -147,8 +147,9 @@ class Plan(Shown):
             yield refusal_table(self.refusals)
 
     def _table(self) -> Table:
+        count = f"{len(self.sites)} layer" if len(self.sites) == 1 else f"{len(self.sites)} layers"
         title = (
-            f"plan: {len(self.sites)} layers, {self.dense_parameters:,} -> {self.parameters:,} parameters "
+            f"plan: {count}, {self.dense_parameters:,} -> {self.parameters:,} parameters "
             f"({percent(self.parameters, self.dense_parameters)})"
         )
         return Table(title, COLUMNS, tuple(_cells(choice, self.rows) for choice in self.choices))

@@ -6,7 +6,7 @@ goes first where there is no room.
 """
 
 from kronfx.tables.parts import Cell, Column, Part, Picture, Row, Share, Table
-from kronfx.tables.shown import Shown
+from kronfx.tables.shown import Shown, terminal_width
 from kronfx.tables.text import render, text
 from kronfx.tables.words import abbreviated, percent, visible
 
@@ -22,6 +22,7 @@ __all__ = [
     "abbreviated",
     "percent",
     "render",
+    "terminal_width",
     "text",
     "visible",
 ]

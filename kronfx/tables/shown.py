@@ -16,6 +16,11 @@ WIDTH = 100  # columns of what nobody gave a width
 NARROWEST = 20
 
 
+def terminal_width() -> int:
+    """Columns of the terminal, 100 where there is none."""
+    return max(NARROWEST, shutil.get_terminal_size((WIDTH, 0)).columns)
+
+
 class Shown(ABC):
     """A value that says of which parts it consists, and is printed and shown by notebooks by that."""
 
@@ -37,7 +42,7 @@ class Shown(ABC):
         if width is not None and (type(width) is not int or width < NARROWEST):
             found = f"width={width!r}"
             raise KronfxError("", found, f"at least {NARROWEST} columns", "leave it out for the terminal's own")
-        columns = width or max(NARROWEST, shutil.get_terminal_size((WIDTH, 0)).columns)
+        columns = width or terminal_width()
         print(text(self.shown(), columns, fold=fold))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:

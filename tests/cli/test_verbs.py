@@ -191,3 +191,19 @@ def test_demo_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence(kronfx("demo"), 1) == (
         "demo: scikit-learn is not installed; needed the digits that come with it; pip install scikit-learn"
     )
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_work(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    answer = kronfx("sparsify", source, target, "--report", tmp_path / "missing" / "page.html", *QUICK)
+    assert "its folder is missing" in sentence(answer, 1)
+    assert not target.exists()
+
+
+def test_tables_fit_the_terminal(source: Path) -> None:
+    narrow = kronfx("inspect", source, environment={"COLUMNS": "60"}).out
+    assert max(map(len, narrow.splitlines())) <= 60
+
+
+def test_version() -> None:
+    assert kronfx("--version").out.startswith("kronfx ")

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kronfx as kx
-from kronfx.page import Picture, block_map, picture
+from kronfx.page import Gain, Page, Picture, Sheet, block_map, pair, picture
 from kronfx.page.drawing import drawings
 from kronfx.page.render import html
+from kronfx.page.verdict import figure
 
 
 def drawn(one: Picture) -> np.ndarray:
@@ -100,3 +101,15 @@ def test_what_is_not_known_is_left_out() -> None:
     page = html(kx.inspect(models.mlp(8, 8, 8)).page)
     for absent in ("energy", "predicted", "Left alone", "Training"):
         assert f">{absent}" not in page
+
+
+def test_a_pair_names_the_layers_and_keeps_the_figures_that_both_know() -> None:
+    sheets = [Sheet(f"h.{i}", "dense", 8, 8, "linear", dense=64, stored=64) for i in range(3)]
+    before = Page("a", "model", tuple(sheets), gains=(Gain("entries", "", 192, 192), Gain("bytes", "bytes", 9, 99)))
+    made = pair(before, Page("b", "file", tuple(sheets[2:]), gains=(Gain("zero blocks", "share", 0.5),)), "compare")
+    assert made.notes == ("before only (2 of 3 layers): h.0-1 (2)",)
+    assert [gain.name for gain in made.gains] == ["zero blocks", "bytes"]
+
+
+def test_what_got_worse_is_no_gain() -> None:
+    assert [figure(Gain("", "", after, 100)).is_loss for after in (50, 100, 101)] == [False, False, True]

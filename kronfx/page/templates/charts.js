@@ -133,7 +133,7 @@ const charts = (() => {
 
   // The network in order: a bar a layer, and what was before as an outline.
   const network = (element, values, title, colours, width, open) => {
-    const room = width - 70, step = Math.min(56, Math.max(2, room / values.length)), share = values.every((value) => value.is_share);
+    const room = width - 70, step = Math.min(Math.max(56, 200 / values.length), Math.max(2, room / values.length)), share = values.every((value) => value.is_share);
     const x = { field: "place", type: "ordinal", axis: { title: "layers, from input to output", labels: false, ticks: false }, scale: { paddingInner: values.length > 150 ? 0 : 0.15, paddingOuter: 0 } };
     const y = (field) => ({ field, type: "quantitative", axis: { title, format: share ? "%" : "~s", tickCount: 4 }, scale: { domainMin: 0 } });
     draw(element, { width: step * values.length, height: 150, data: { values }, encoding: { x, tooltip: { field: "said" } }, layer: [

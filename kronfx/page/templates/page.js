@@ -82,7 +82,7 @@
       row.hidden = !(layer.site.toLowerCase().includes(wanted) && (!way || layer.runs_as === way) && (!zeros || layer.zero_blocks > 0));
       shown += !row.hidden;
     }
-    $("count").textContent = shown === rows.length ? `${shown} layers` : `${shown} of ${rows.length}`;
+    $("count").textContent = shown === rows.length ? `${shown} layer${shown === 1 ? "" : "s"}` : `${shown} of ${rows.length}`;
   };
   if (table) {
     [...table.tHead.rows[0].cells].forEach((header, column) => header.firstChild.addEventListener("click", () => sort(column, header)));
@@ -201,7 +201,7 @@
   });
 
   if (layers.length && !known.length) $("network").closest("section").remove();
-  if (known.length) {
+  if (layers.length && known.length) {
     for (const key of known) {
       const input = make("input", { type: "radio", name: "metric", value: key, checked: key === metric });
       input.addEventListener("change", () => { metric = key; drawNetwork(); });
@@ -212,5 +212,5 @@
   }
 
   let waiting;
-  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => { if (known.length) drawNetwork(); if (panel.open) show(shown); }, 150); });
+  window.addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => { if (layers.length && known.length) drawNetwork(); if (panel.open) show(shown); }, 150); });
 })();
