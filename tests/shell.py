@@ -22,7 +22,8 @@ class Said:
 def kronfx(*words: object, environment: Mapping[str, str] | None = None) -> Said:
     """``kronfx WORDS``; what it lets pass is raised."""
     given = [str(word) for word in words]
-    result = CliRunner().invoke(app, given, prog_name="kronfx", env=environment, catch_exceptions=False)
+    here = {"COLUMNS": "100", **(environment or {})}  # whatever the terminal that the tests run in
+    result = CliRunner().invoke(app, given, prog_name="kronfx", env=here, catch_exceptions=False)
     return Said(result.exit_code, result.stdout, result.stderr)
 
 

@@ -26,7 +26,7 @@ def test_a_model_with_no_weight_at_all(tmp_path: Path) -> None:
     src = onnx_file(tmp_path / "m.onnx", "float[b, 4] x => float[b, 4] y", "y = Relu(x)")
     report = kx.sparsify_onnx(src, tmp_path / "out.onnx", tune=False)
     assert report.layers == ()
-    assert "no linear layer" in str(report)
+    assert "no linear layer" in " ".join(str(report).split())
     assert ops(tmp_path / "out.onnx") == ["Relu"]
 
 
