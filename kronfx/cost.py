@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape, Rates
 
 REUSED = 2**23  # entries: 32 MB of float32, the most that glibc reuses; what is larger comes page by page
-KEPT = 2**21  # entries between two products: up to here autograd keeps them, beyond they are formed again
 Price = Callable[["Work"], tuple[int, int]]
 
 
@@ -94,7 +93,7 @@ def step(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, ta
     x, y, W = rows * shape.n // taps, rows * shape.m, shape.m * shape.n
     if evaluation == "materialize":
         return Step(3 * counted.forward, 3 * (x + y) + 10 * W, 6)
-    if counted.intermediate < KEPT:  # autograd's way
+    if counted.intermediate < REUSED:  # autograd's way
         multiply_adds, products = 3 * counted.forward, 6
         entries = 7 * counted.intermediate + 4 * (x + y)
     else:  # in portions; what lies between the products is formed twice

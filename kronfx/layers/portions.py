@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from kronfx import kron
-from kronfx.cost import KEPT, REUSED, work
+from kronfx.cost import REUSED, work
 from kronfx.layers.by_hand import Gradients, Kernel, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.records import Evaluation
 
-LARGE = KEPT  # entries between the two products from which on they are not kept
+LARGE = REUSED  # entries between the two products from which on portions are faster
 PORTION = 2**19  # entries of a portion: 2 MB of float32
 LEAST = 32  # rows of a portion at least
 NARROW, SMALL = 8, 256  # columns of torch's products a row, and entries of a block, up to which those cost more
@@ -40,8 +40,7 @@ def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation) -> boo
     m2, n2 = factors.shape.block
     if not is_trained and (n2 if evaluation == "a_first" else m2) <= NARROW and m2 * n2 <= SMALL:
         return True
-    least = LARGE if is_trained else REUSED
-    return work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate >= least
+    return work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate >= LARGE
 
 
 def _portions(rows: int, entries: int) -> Iterator[slice]:

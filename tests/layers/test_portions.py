@@ -73,12 +73,3 @@ def test_small_ones_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> Non
         assert portions.is_worth_turning(x, layer.factors, "a_first") is wanted
     with torch.no_grad():  # torch would take a product a row
         assert portions.is_worth_turning(x, layer.factors, "a_first")
-
-
-def test_where_nothing_is_trained_nothing_is_saved_by_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = KroneckerLinear(KroneckerShape(4, 4, 16, 16), 1, "a_first"), torch.randn(8, 64)
-    assert portions.is_worth_turning(x, layer.factors, "a_first")
-    with torch.no_grad():
-        assert not portions.is_worth_turning(x, layer.factors, "a_first")
-        monkeypatch.setattr(portions, "REUSED", 8 * 4 * 16)
-        assert portions.is_worth_turning(x, layer.factors, "a_first")
