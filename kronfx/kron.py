@@ -119,6 +119,11 @@ def blocks_of(W: Tensor, shape: KroneckerShape) -> Tensor:
     return W.reshape(*W.shape[:-2], shape.m1, shape.m2, shape.n1, shape.n2).transpose(-3, -2)
 
 
+def over_entries(values: Tensor, shape: KroneckerShape) -> Tensor:
+    """``values [..., m1, n1]`` of the blocks as ``[..., m, n]``, each at all entries of its block."""
+    return values.repeat_interleave(shape.m2, -2).repeat_interleave(shape.n2, -1)
+
+
 def block_mask(W: Tensor, shape: KroneckerShape) -> Tensor:
     """``[..., m1, n1]`` booleans: which blocks of ``W`` have a non-zero entry."""
     return blocks_of(W, shape).ne(0).any(dim=-1).any(dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kronfx import kron
 from kronfx.records import KroneckerShape
 
 
@@ -35,8 +36,7 @@ def refitted(T: Tensor, H: Tensor, kept: Tensor, grid: KroneckerShape) -> Tensor
 
 def masked(W: Tensor, kept: Tensor, grid: KroneckerShape) -> Tensor:
     """``W [m, n]``, the blocks that are not ``kept [m1, n1]`` zero."""
-    mask = kept.repeat_interleave(grid.m2, 0).repeat_interleave(grid.n2, 1)[: W.shape[0], : W.shape[1]]
-    return W * mask
+    return W * kron.over_entries(kept, grid)[: W.shape[0], : W.shape[1]]
 
 
 def _entries(blocks: Tensor, size: int, count: int) -> Tensor:

@@ -71,7 +71,7 @@ class KroneckerCandidates(nn.Module):
         """The finest grid: the blocks of every ``W^(k)`` are whole numbers of its blocks, those beyond ``W`` aside."""
         shapes = [layer.grid for layer in self.candidates]
         m2, n2 = math.gcd(*(shape.m2 for shape in shapes)), math.gcd(*(shape.n2 for shape in shapes))
-        return KroneckerShape(-(-self.out_features // m2), -(-self.in_features // n2), m2, n2)
+        return KroneckerShape.covering(self.out_features, self.in_features, (m2, n2))
 
     @property
     def convolution(self) -> Convolution | None:

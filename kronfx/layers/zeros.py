@@ -45,8 +45,7 @@ def _zeros(model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for name, folded in released(module).items():
             shape, transposed, _ = vars(module)[GRIDS][name]
             m, n = folded.weight.shape[-2:]
-            zero = ~kron.block_mask(folded.weight, shape)
-            zero = zero.repeat_interleave(shape.m2, -2).repeat_interleave(shape.n2, -1)[..., :m, :n]
+            zero = kron.over_entries(~kron.block_mask(folded.weight, shape), shape)[..., :m, :n]
             parameter = getattr(module, name)
             if isinstance(parameter, nn.Parameter):
                 yield parameter, (zero.mT if transposed else zero).reshape(parameter.shape)

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from kronfx.errors import PlanError, SolveError
 from kronfx.options import option, settle
-from kronfx.records import Rates
+from kronfx.records import EXPECTED_ROWS, Rates
 from kronfx.solver import OBJECTIVES, Objective, Pair, checks
 
 DEFAULT_RANK = 4
@@ -208,7 +208,7 @@ class PlanOptions:
         _overrides,
     )
     rows: int = option(
-        512,
+        EXPECTED_ROWS,
         "rows of ``x``",
         """how many to expect (batch times sequence) in training: each map is evaluated in the way whose step, forward
         and backward, is predicted to be the shortest on this machine. ``kronfx.tune`` sees the rows, and times.""",

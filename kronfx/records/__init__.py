@@ -10,12 +10,22 @@ from kronfx.records.difference import Change, PlanDifference
 from kronfx.records.plan import Plan, refusal_table
 from kronfx.records.pruned import PRUNED, Pruned, PrunedLayer
 from kronfx.records.rates import ATTOSECONDS, Rates
-from kronfx.records.shapes import EVALUATIONS, Choice, Evaluation, KroneckerShape, Lowering, Refusal, Site
+from kronfx.records.shapes import (
+    EVALUATIONS,
+    EXPECTED_ROWS,
+    Choice,
+    Evaluation,
+    KroneckerShape,
+    Lowering,
+    Refusal,
+    Site,
+)
 from kronfx.records.solution import RunnerUp, Solution
 
 __all__ = [
     "ATTOSECONDS",
     "EVALUATIONS",
+    "EXPECTED_ROWS",
     "PRUNED",
     "Branches",
     "Budget",

@@ -11,7 +11,7 @@ from typing import Any
 from kronfx.errors import PlanError
 from kronfx.records.budget import Budget
 from kronfx.records.difference import PlanDifference
-from kronfx.records.shapes import EVALUATIONS, Choice, KroneckerShape, Refusal, Site
+from kronfx.records.shapes import EVALUATIONS, EXPECTED_ROWS, Choice, KroneckerShape, Refusal, Site
 from kronfx.tables import Column, Part, Row, Share, Shown, Table, abbreviated, percent
 
 PLAN_FORMAT = "kronfx-plan"
@@ -39,7 +39,7 @@ class Plan(Shown):
 
     choices: tuple[Choice, ...]
     refusals: tuple[Refusal, ...] = ()
-    rows: int = 512
+    rows: int = EXPECTED_ROWS
     model_parameters: int = 0
     budget: Budget | None = None
     notes: tuple[str, ...] = ()

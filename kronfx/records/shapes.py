@@ -10,6 +10,8 @@ EVALUATIONS: tuple[Evaluation, ...] = ("a_first", "b_first", "materialize")
 
 Lowering = Literal["dense", "blocks", "factors"]
 
+EXPECTED_ROWS = 512  # of x, where nobody says how many
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class KroneckerShape:
@@ -19,6 +21,12 @@ class KroneckerShape:
     n1: int
     m2: int
     n2: int
+
+    @staticmethod
+    def covering(m: int, n: int, block: tuple[int, int]) -> KroneckerShape:
+        """The fewest blocks that cover ``W [m, n]``; the last ones may reach beyond it."""
+        m2, n2 = block
+        return KroneckerShape(-(-m // m2), -(-n // n2), m2, n2)
 
     @property
     def m(self) -> int:

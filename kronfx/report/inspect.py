@@ -15,15 +15,13 @@ from kronfx.files import PathLike
 from kronfx.graph.discover import discover
 from kronfx.layers import FOLDED, KroneckerConv, folded_layers, full_precision, kronecker_layers
 from kronfx.page import Gain, Page, gains
-from kronfx.records import PRUNED, Plan, Pruned
+from kronfx.records import EXPECTED_ROWS, PRUNED, Plan, Pruned
 from kronfx.report.curves import curves_of
 from kronfx.report.report import Layer, Report
 from kronfx.report.sheets import of_model, proof, sheet
 from kronfx.train import History
 
 Subject = nn.Module | Plan | deploy.ExportReport | PathLike
-
-ROWS = 512  # where nothing says how many: what a plan expects
 
 
 @full_precision()
@@ -101,7 +99,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.energy,
             layer.predicted_seconds,
             layer.measured_seconds,
-            None if layer.stack or isinstance(layer, KroneckerConv) else price.gain(layer.grid, ROWS),
+            None if layer.stack or isinstance(layer, KroneckerConv) else price.gain(layer.grid, EXPECTED_ROWS),
         )
         for name, layer in kronecker_layers(model).items()
     ]

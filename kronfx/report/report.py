@@ -10,7 +10,7 @@ from typing import Any
 from kronfx.errors import InspectError
 from kronfx.files import PathLike
 from kronfx.page import Page, write
-from kronfx.records import Refusal, refusal_table
+from kronfx.records import KroneckerShape, Refusal, refusal_table
 from kronfx.report.node_data import node_data
 from kronfx.tables import Column, Part, Row, Share, Shown, Table, percent
 
@@ -54,16 +54,20 @@ class Layer:
         return self.stack * self.m * self.n
 
     @property
+    def grid(self) -> KroneckerShape | None:
+        """The blocks; the last ones of a padded grid reach beyond the weight."""
+        return None if self.block is None else KroneckerShape.covering(self.m, self.n, self.block)
+
+    @property
     def blocks(self) -> int | None:
-        """How many blocks the weight has; those of a padded grid reach beyond it."""
-        return None if self.block is None else self.stack * -(-self.m // self.block[0]) * -(-self.n // self.block[1])
+        """How many blocks the weight has."""
+        return None if self.grid is None else self.stack * self.grid.blocks
 
     def cells(self) -> Row:
         """The row under ``COLUMNS``."""
         grid = of = zero = None
-        if self.block is not None:
-            m2, n2 = self.block
-            grid, of = f"{-(-self.m // m2)}x{-(-self.n // n2)}", f"{m2}x{n2}"
+        if self.grid is not None:
+            grid, of = f"{self.grid.m1}x{self.grid.n1}", f"{self.grid.m2}x{self.grid.n2}"
         if self.zero_blocks is not None and self.blocks:
             zero = self.zero_blocks / self.blocks
         return (

@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from kronfx import kron
 from kronfx.layers import Factors, KroneckerConv, folded_layers, kronecker_layers, named_sites
 from kronfx.page import BlockMap, Picture, Proof, RunnerUp, Sheet, block_map, cells_a_side, picture
-from kronfx.records import EVALUATIONS, Choice, KroneckerShape
+from kronfx.records import EVALUATIONS, EXPECTED_ROWS, Choice, KroneckerShape
 from kronfx.report.report import Layer
 from kronfx.solver import solve
 
 TERMS = 3  # of A and of B that are drawn
-_ROWS = 512  # over which forming W counts, as a plan expects
 
 
 def sheet(layer: Layer) -> Sheet:
     """What the row itself says."""
-    shape = grid(layer)
+    shape = layer.grid
     return Sheet(
         site=layer.site,
         state=layer.state,
@@ -73,14 +72,6 @@ def _place(site: str, places: dict[str, int]) -> int:
     return places.get(site, 0)
 
 
-def grid(layer: Layer) -> KroneckerShape | None:
-    """The layer's blocks, the last ones of a padded grid beyond the weight."""
-    if layer.block is None:
-        return None
-    m2, n2 = layer.block
-    return KroneckerShape(-(-layer.m // m2), -(-layer.n // n2), m2, n2)
-
-
 def _work(layer: Layer, shape: KroneckerShape | None) -> int | None:
     """Multiply-adds a row."""
     if layer.runs_as in ("linear", "dense"):
@@ -89,7 +80,7 @@ def _work(layer: Layer, shape: KroneckerShape | None) -> int | None:
         return ((layer.blocks or 0) - layer.zero_blocks) * shape.m2 * shape.n2
     for evaluation in EVALUATIONS:
         if shape is not None and layer.rank is not None and evaluation == layer.runs_as:
-            return layer.stack * sum(shape.products(layer.rank, _ROWS, evaluation)) // _ROWS
+            return layer.stack * sum(shape.products(layer.rank, EXPECTED_ROWS, evaluation)) // EXPECTED_ROWS
     return None
 
 

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from kronfx.errors import SolveError
 from kronfx.options import option, settle
-from kronfx.records import Rates
+from kronfx.records import EXPECTED_ROWS, Rates
 from kronfx.solver import checks
 from kronfx.solver.checks import Pair
 from kronfx.solver.objectives import OBJECTIVES, Objective
@@ -58,7 +58,9 @@ class SolveOptions:
         + ".",
         _alone(checks.objective),
     )
-    rows: int = option(512, "rows of ``x``", "how many to expect (batch times sequence).", _alone(checks.positive))
+    rows: int = option(
+        EXPECTED_ROWS, "rows of ``x``", "how many to expect (batch times sequence).", _alone(checks.positive)
+    )
     taps: int = option(
         1,
         "positions of a kernel",

@@ -59,7 +59,7 @@ def _block(sheet: Sheet) -> tuple[int, int] | None:
 
 def _sheet(layer: ExportedLayer) -> Sheet:
     entries, block = layer.m * layer.n, layer.block
-    shape = None if block is None else KroneckerShape(-(-layer.m // block[0]), -(-layer.n // block[1]), *block)
+    shape = None if block is None else KroneckerShape.covering(layer.m, layer.n, block)
     survivors = None if block is None else (layer.blocks - layer.zero_blocks) * block[0] * block[1]
     return Sheet(
         site=layer.site,

@@ -97,8 +97,7 @@ class DensePart:
     def _spread(self, groups: Tensor) -> Tensor:
         """``[G]`` over the entries of ``W``."""
         grid = groups.unflatten(0, (self.shape.m1, self.shape.n1))
-        spread: Tensor = grid.repeat_interleave(self.shape.m2, 0).repeat_interleave(self.shape.n2, 1)
-        return spread.reshape(self.weight.shape)
+        return kron.over_entries(grid, self.shape).reshape(self.weight.shape)
 
 
 def dense_parts(model: nn.Module, groups: GroupsWish, shrinkage: Shrinkage) -> dict[str, Part]:
