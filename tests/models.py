@@ -25,6 +25,17 @@ class Odd(nn.Module):
         return self.head(torch.tanh(self.second(torch.relu(self.first(x)))))
 
 
+class Half(nn.Module):
+    """One of two maps is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
 class Functional(nn.Module):
     """``F.linear`` on its own parameters, a child in between, dropout by the training flag, and an unused child."""
 

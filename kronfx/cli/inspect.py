@@ -28,7 +28,8 @@ def inspect(file: File, html: Page = None, history: Training = None, node_data: 
     How many blocks of each weight are zero, at many shapes, and what that would give. Nothing is run or
     written. The forecast is a cost model's; kronfx sparsify asks the clock.
     """
-    report, expected = look(file, history=history), forecast(file)
+    report = look(file, history=history)
+    expected = report.forecast or forecast(file)  # which says why there is none
     if html is not None:
         report.to_html(html)
     if node_data is not None:

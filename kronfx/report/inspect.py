@@ -155,11 +155,13 @@ def _entries(layer: deploy.ExportedLayer) -> int:
 
 def _of_onnx(path: Path) -> Report:
     summary = deploy.read(path)
+    expected = None
     try:
-        page = deploy.page_of_file(summary, deploy.forecast(path))
+        expected = deploy.forecast(path)
+        page = deploy.page_of_file(summary, expected)
     except KronfxError as refused:  # whose weights kronfx cannot look into
         page = replace(deploy.page_of_file(summary, None), notes=(str(refused),))
-    return _of_file(path, summary.layers, summary.bytes, page)
+    return replace(_of_file(path, summary.layers, summary.bytes, page), forecast=expected)
 
 
 def _of_export(report: deploy.ExportReport) -> Report:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kronfx.deploy import Forecast
 from kronfx.errors import InspectError
 from kronfx.files import PathLike
 from kronfx.page import Page, write
@@ -95,7 +96,7 @@ class Report(Shown):
     """What ``kronfx.inspect`` found. Printed as text, shown by notebooks, kept as a dict or an HTML page.
 
     ``page`` is what the page shows besides: pictures of the values as they were when it was inspected. ``file`` is the
-    ONNX file, if it is one.
+    ONNX file, if it is one, and ``forecast`` what would become of it, where kronfx can look into its weights.
     """
 
     title: str
@@ -105,6 +106,7 @@ class Report(Shown):
     bytes: int | None = None
     page: Page = field(default=NOTHING, repr=False, compare=False)
     file: Path | None = field(default=None, repr=False, compare=False)
+    forecast: Forecast | None = field(default=None, repr=False, compare=False)
 
     @property
     def zero_blocks(self) -> int:
@@ -143,8 +145,8 @@ class Report(Shown):
         """The report as plain data, JSON-ready."""
         totals = {"zero_blocks": self.zero_blocks, "blocks": self.blocks}
         layers = [{**asdict(layer), "blocks": layer.blocks} for layer in self.layers]
-        data = asdict(replace(self, page=NOTHING, file=None))
-        del data["page"], data["file"]
+        data = asdict(replace(self, page=NOTHING, file=None, forecast=None))
+        del data["page"], data["file"], data["forecast"]
         return {**data, "layers": layers, **totals}
 
     def to_html(self, path: PathLike) -> Path:

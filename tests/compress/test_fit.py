@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import attention, convolutions, mlp
+from models import Half, attention, convolutions, mlp
 from torch import Tensor, nn
 
 import kronfx as kx
@@ -62,14 +62,6 @@ def test_zero_blocks_stay_zero() -> None:
 
 
 def test_a_map_that_no_batch_reaches_has_its_nearest_factors() -> None:
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.used(x)
-
     model = Half()
     plan = kx.plan(model, rank=1, block=(2, 2), zero_start=None)
     with pytest.warns(UserWarning, match="no batch reached unused, which have their nearest factors"):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from models import attention, convolutions, mlp
+from models import Half, attention, convolutions, mlp
 from torch import Tensor, nn
 
 import kronfx as kx
@@ -98,14 +98,6 @@ def test_the_one_call_plans_with_the_batches_too() -> None:
 
 
 def test_a_map_that_no_batch_reaches_is_judged_by_its_weight() -> None:
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.used(x)
-
     model = Half()
     seen, blind = (
         {c.site.name: c.energy for c in kx.plan(model, block=(2, 2), rank=1, **options).choices}
