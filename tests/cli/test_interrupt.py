@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from onnx_files import onnx_file, planted
@@ -19,7 +20,11 @@ def test_an_interrupted_export_leaves_nothing_and_exits_with_130(tmp_path: Path)
     nodes = [f"h{i + 1} = MatMul(h{i}, w{i})" for i in range(8)]
     file = onnx_file(tmp_path / "m.onnx", "float[b, 256] h0 => float[b, 256] h8", *nodes, **weights)
     words = [sys.executable, "-m", "kronfx", "sparsify", str(file), str(tmp_path / "s.onnx"), "--batch-sizes", "4096"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    # What a shell puts into the background ignores Ctrl-C, and so do its children: these must hear it.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as running:
         deadline = time.monotonic() + PATIENCE
         while not list(tmp_path.glob(".*")) and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
