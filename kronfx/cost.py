@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape, Rates
 
 REUSED = 2**23  # entries: 32 MB of float32, the most that glibc reuses; what is larger comes page by page
+KEPT = 2**20  # entries between the two products up to which autograd keeps them; more are formed in portions, twice
 Price = Callable[["Work"], tuple[int, int]]
 
 
@@ -93,7 +94,7 @@ def step(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, ta
     x, y, W = rows * shape.n // taps, rows * shape.m, shape.m * shape.n
     if evaluation == "materialize":
         return Step(3 * counted.forward, 3 * (x + y) + 10 * W, 6)
-    if counted.intermediate < REUSED:  # autograd's way
+    if counted.intermediate < KEPT:  # autograd's way
         multiply_adds, products = 3 * counted.forward, 6
         entries = 7 * counted.intermediate + 4 * (x + y)
     else:  # in portions; what lies between the products is formed twice

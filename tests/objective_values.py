@@ -10,7 +10,7 @@ from oracles import Block
 import kronfx as kx
 
 RATES = kx.Rates(20_000, 300_000, 2_000_000_000_000)
-LARGE = 2**23  # entries between two products, from which on a training step runs in portions
+LARGE = 2**21  # entries between two products, from which on a training step runs in portions
 
 
 def products(block: Block, rank: int, rows: int) -> Iterator[tuple[int, int, int]]:

@@ -49,7 +49,7 @@ def applied(kernel: Kernel, x: Tensor, factors: Factors, bias: Tensor | None) ->
     apply: Any = ByHand.apply
     y: Tensor = apply(kernel, rows, factors.S, factors.A, factors.B)
     y = y if features is None else y[:, :m].contiguous()
-    return (y if bias is None else y + bias).reshape(*x.shape[:-1], m)
+    return (y if bias is None else y.add_(bias)).reshape(*x.shape[:-1], m)  # nobody else has y
 
 
 class ByHand(torch.autograd.Function):

@@ -37,11 +37,12 @@ def _forward(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     shape = kron.shape_of(A, B)
     layout = _layout(shape, len(x))
     E, arranged = layout.entries(B), layout.arranged(x)
-    y = x.new_empty(len(x), shape.m1, shape.m2)
+    y = x.new_empty(len(x), shape.m)
+    grid = y.unflatten(1, (shape.m1, shape.m2))
     for rows in _rows(shape):
         W = layout.formed((S[rows] * A[:, rows]).flatten(1), E)
-        layout.multiply(arranged, W, y[:, rows])
-    return y.flatten(1)
+        layout.multiply(arranged, W, grid[:, rows])
+    return y
 
 
 def _layout(shape: KroneckerShape, rows: int) -> ByRows:

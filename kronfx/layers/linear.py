@@ -26,18 +26,30 @@ STACKED = {"a_first": kron.stacked_a_first, "b_first": kron.stacked_b_first}
 
 
 def evaluated(
-    x: Tensor, factors: Factors, grid: KroneckerShape, rank: int, evaluation: Evaluation, stacked: bool = False
+    x: Tensor,
+    factors: Factors,
+    grid: KroneckerShape,
+    rank: int,
+    evaluation: Evaluation,
+    stacked: bool = False,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """``x [..., n] -> x W^T [..., m]``; where the factors are ``stacked``, ``x [*stack, N, n]``.
+    """``x [..., n] -> x W^T + bias [..., m]``; where the factors are ``stacked``, ``x [*stack, N, n]``."""
+    if not stacked and evaluation == "materialize":
+        return formed(x, factors, bias)
+    if not stacked and is_worth_turning(x, factors, evaluation, bias):
+        return applied(PORTIONED[evaluation], x, factors, bias)
+    y = _product(x, factors, grid, rank, evaluation, stacked)
+    # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
+    return y if bias is None else y + bias.to(y.dtype)
 
-    A padded shape gets zeros for the surplus columns of ``W``, and loses its surplus rows.
-    """
+
+def _product(
+    x: Tensor, factors: Factors, grid: KroneckerShape, rank: int, evaluation: Evaluation, stacked: bool
+) -> Tensor:
+    """``x W^T`` in torch's operations: a padded shape gets zeros for its surplus columns and loses its surplus rows."""
     if evaluation == "materialize":
-        if stacked:
-            return torch.matmul(x, factors.materialize().mT)
-        return formed(x, factors)
-    if not stacked and is_worth_turning(x, factors, evaluation):
-        return applied(PORTIONED[evaluation], x, factors, None)
+        return torch.matmul(x, factors.materialize().mT)
     features = factors.features
     x = x if features is None else F.pad(x, (0, grid.n - features[1]))
     S, A, B = factors.S, factors.A, factors.B
@@ -173,11 +185,9 @@ class KroneckerLinear(nn.Module):
         if pattern is not None:
             return skipped(x, self.factors, self.bias, pattern)
         # torch's own encoder hands nested tensors to its layers where a padding mask is given; only products take them.
-        if (self.evaluation == "materialize" or (isinstance(x, Tensor) and x.is_nested)) and not self.stack:
+        if isinstance(x, Tensor) and x.is_nested and not self.stack:
             return formed(x, self.factors, self.bias)
-        y = evaluated(x, self.factors, self.grid, self.rank, self.evaluation, bool(self.stack))
-        # Under autocast the products are half precision while the bias is not: the sum stays in theirs, as F.linear's.
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return evaluated(x, self.factors, self.grid, self.rank, self.evaluation, bool(self.stack), self.bias)
 
     def skip_zeros(self, forced: bool = True) -> None:
         """From here on multiply, forward and backward, only the blocks that ``S`` has no zero for, in place of the

@@ -13,69 +13,81 @@ share what is written here: ``mixed [r, m1 N, n2]``, the mixtures ``C_i x``, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
 
 from kronfx import kron
-from kronfx.cost import REUSED, work
+from kronfx.cost import KEPT, REUSED, work
 from kronfx.layers.by_hand import Gradients, Kernel, is_unwatched
 from kronfx.layers.factors import Factors
-from kronfx.records import Evaluation
+from kronfx.layers.scratch import Scratch
+from kronfx.layers.threads import shared_out
+from kronfx.records import Evaluation, KroneckerShape
 
-LARGE = REUSED  # entries between the two products from which on portions are faster
-PORTION = 2**19  # entries of a portion: 2 MB of float32
+PORTION = 2**18  # entries of a portion: 1 MB of float32 a thread
 LEAST = 32  # rows of a portion at least
 NARROW, SMALL = 8, 256  # columns of torch's products a row, and entries of a block, up to which those cost more
 
 
-def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation) -> bool:
+def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation, bias: Tensor | None = None) -> bool:
     """Whether these rows are better multiplied by hand, and may be: where less lies between the products, autograd
     keeps it in memory that is there already. Where nothing is trained there is nothing to keep, but torch takes a
     product a row then, of ``n2`` columns (``m2``), and of few they are slow."""
-    if not is_unwatched(x, factors, None):  # first: to a tracer sizes are tensors
+    if not is_unwatched(x, factors, bias):  # first: to a tracer sizes are tensors
         return False
     is_trained = torch.is_grad_enabled() and (factors.S.requires_grad or factors.A.requires_grad)
     m2, n2 = factors.shape.block
     if not is_trained and (n2 if evaluation == "a_first" else m2) <= NARROW and m2 * n2 <= SMALL:
         return True
-    return work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate >= LARGE
+    between = work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate
+    return between >= (KEPT if is_trained else REUSED)
 
 
-def _portions(rows: int, entries: int) -> Iterator[slice]:
-    """Slices of the rows, of so many entries a row."""
-    count = max(LEAST, PORTION // entries)
-    return (slice(start, min(start + count, rows)) for start in range(0, rows, count))
+def _portions(rows: int, entries: int, shape: KroneckerShape) -> list[slice]:
+    """Slices of the rows, of so many entries a row between the products; as many for each thread."""
+    threads, portion = torch.get_num_threads(), min(PORTION, shape.m * shape.n // 2)
+    most = max(LEAST, portion // max(entries, shape.m, shape.n))
+    parts = threads * math.ceil(rows / most / threads)
+    size = max(1, math.ceil(rows / max(1, parts)))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _turned(x: Tensor, blocks: int) -> Tensor:
+def _turned(x: Tensor, blocks: int, name: str, scratch: Scratch) -> Tensor:
     """``x [N, b k]`` as ``[b, N k]``."""
-    turned: Tensor = x.unflatten(1, (blocks, -1)).transpose(0, 1).contiguous()
-    return turned.flatten(1)
+    grid = x.unflatten(1, (blocks, -1)).transpose(0, 1)
+    return scratch.take(name, *grid.shape, like=x).copy_(grid).flatten(1)
 
 
-def _mixed(C: Tensor, x: Tensor, B: Tensor) -> Tensor:
+def _mixed(C: Tensor, x: Tensor, B: Tensor, scratch: Scratch) -> Tensor:
     """``C_i x`` as ``[r, m1 N, n2]`` of ``C [r m1, n1]`` and ``x [n1, N n2]``."""
-    return (C @ x).view(len(B), -1, B.shape[-1])
+    mixed = scratch.take("mixed", len(C), x.shape[1], like=x)
+    return torch.mm(C, x, out=mixed).view(len(B), -1, B.shape[-1])
 
 
-def _spread(dy: Tensor, B: Tensor) -> Tensor:
+def _spread(dy: Tensor, B: Tensor, scratch: Scratch) -> Tensor:
     """``dy B_i`` as ``[r, m1 N, n2]`` of ``dy [m1, N m2]``."""
-    return torch.matmul(dy.view(-1, B.shape[-2]), B)
+    rows = dy.view(-1, B.shape[-2])
+    spread = scratch.take("spread", len(B), len(rows), B.shape[-1], like=dy)
+    return torch.bmm(rows.expand(len(B), -1, -1), B, out=spread)
 
 
-def _collected(mixed: Tensor, B: Tensor) -> Tensor:
+def _collected(mixed: Tensor, B: Tensor, name: str, scratch: Scratch) -> Tensor:
     """``sum_i mixed_i B_i^T [m1 N, m2]``."""
-    y = mixed[0] @ B[0].t()
+    y = torch.mm(mixed[0], B[0].t(), out=scratch.take(name, mixed.shape[1], B.shape[1], like=B))
     for mixed_i, B_i in zip(mixed[1:], B[1:]):
         y.addmm_(mixed_i, B_i.t())
     return y
 
 
-def _gathered(C: Tensor, spread: Tensor) -> Tensor:
+def _gathered(C: Tensor, spread: Tensor, name: str, scratch: Scratch) -> Tensor:
     """``sum_i C_i^T spread_i [n1, N n2]``."""
-    return C.t() @ spread.view(len(C), -1)
+    rows = spread.view(len(C), -1)
+    return torch.mm(C.t(), rows, out=scratch.take(name, C.shape[1], rows.shape[1], like=C))
 
 
 def _put(place: Tensor, turned: Tensor, blocks: int) -> None:
@@ -92,43 +104,70 @@ def _add(dC: Tensor, dB: Tensor, mixed: Tensor, spread: Tensor, x: Tensor, dy: T
 def _a_forward(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     shape, C = kron.shape_of(A, B), (S * A).flatten(0, 1)
     y = x.new_empty(len(x), shape.m)
-    for rows in _portions(len(x), len(C) * shape.n2):
-        _put(y[rows], _collected(_mixed(C, _turned(x[rows], shape.n1), B), B), shape.m1)
+
+    def multiply(portions: Sequence[slice], scratch: Scratch) -> None:
+        for rows in portions:
+            mixed = _mixed(C, _turned(x[rows], shape.n1, "x", scratch), B, scratch)
+            _put(y[rows], _collected(mixed, B, "y", scratch), shape.m1)
+
+    shared_out(multiply, _portions(len(x), len(C) * shape.n2, shape))
     return y
 
 
 def _b_forward(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     shape, C, turned_B = kron.shape_of(A, B), (S * A).mT.flatten(0, 1), B.mT
     y = x.new_empty(len(x), shape.m)
-    for rows in _portions(len(x), len(C) * shape.m2):
-        _put(y[rows], _gathered(C, _spread(_turned(x[rows], shape.n1), turned_B)), shape.m1)
+
+    def multiply(portions: Sequence[slice], scratch: Scratch) -> None:
+        for rows in portions:
+            spread = _spread(_turned(x[rows], shape.n1, "x", scratch), turned_B, scratch)
+            _put(y[rows], _gathered(C, spread, "y", scratch), shape.m1)
+
+    shared_out(multiply, _portions(len(x), len(C) * shape.m2, shape))
     return y
 
 
 def _a_gradients(x: Tensor, S: Tensor, A: Tensor, B: Tensor, dy: Tensor, needed: tuple[bool, ...]) -> Gradients:
     shape, C = kron.shape_of(A, B), (S * A).flatten(0, 1)
-    dx, dC, dB = torch.empty_like(x), torch.zeros_like(C), torch.zeros_like(B)
-    for rows in _portions(len(x), len(C) * shape.n2):
-        ours, theirs = _turned(x[rows], shape.n1), _turned(dy[rows], shape.m1)
-        spread = _spread(theirs, B)
-        if any(needed[1:]):
-            _add(dC, dB, _mixed(C, ours, B), spread, ours, theirs)
-        if needed[0]:
-            _put(dx[rows], _gathered(C, spread), shape.n1)
+    dx = torch.empty_like(x)
+
+    def multiply(portions: Sequence[slice], scratch: Scratch) -> tuple[Tensor, Tensor]:
+        dC, dB = torch.zeros_like(C), torch.zeros_like(B)
+        for rows in portions:
+            ours, theirs = _turned(x[rows], shape.n1, "x", scratch), _turned(dy[rows], shape.m1, "y", scratch)
+            spread = _spread(theirs, B, scratch)
+            if any(needed[1:]):
+                _add(dC, dB, _mixed(C, ours, B, scratch), spread, ours, theirs)
+            if needed[0]:
+                _put(dx[rows], _gathered(C, spread, "x", scratch), shape.n1)
+        return dC, dB
+
+    dC, dB = _summed(shared_out(multiply, _portions(len(x), len(C) * shape.n2, shape)))
     return _needed(needed, dx, S, A, dC.view_as(A), dB)
 
 
 def _b_gradients(x: Tensor, S: Tensor, A: Tensor, B: Tensor, dy: Tensor, needed: tuple[bool, ...]) -> Gradients:
     shape, C, turned_B = kron.shape_of(A, B), (S * A).mT.flatten(0, 1), B.mT
-    dx, dC, dB = torch.empty_like(x), torch.zeros_like(C), torch.zeros_like(B)
-    for rows in _portions(len(x), len(C) * shape.m2):
-        ours, theirs = _turned(x[rows], shape.n1), _turned(dy[rows], shape.m1)
-        mixed = _mixed(C, theirs, turned_B)
-        if any(needed[1:]):
-            _add(dC, dB.mT, mixed, _spread(ours, turned_B), theirs, ours)
-        if needed[0]:
-            _put(dx[rows], _collected(mixed, turned_B), shape.n1)
+    dx = torch.empty_like(x)
+
+    def multiply(portions: Sequence[slice], scratch: Scratch) -> tuple[Tensor, Tensor]:
+        dC, dB = torch.zeros_like(C), torch.zeros_like(B)
+        for rows in portions:
+            ours, theirs = _turned(x[rows], shape.n1, "x", scratch), _turned(dy[rows], shape.m1, "y", scratch)
+            mixed = _mixed(C, theirs, turned_B, scratch)
+            if any(needed[1:]):
+                _add(dC, dB.mT, mixed, _spread(ours, turned_B, scratch), theirs, ours)
+            if needed[0]:
+                _put(dx[rows], _collected(mixed, turned_B, "x", scratch), shape.n1)
+        return dC, dB
+
+    dC, dB = _summed(shared_out(multiply, _portions(len(x), len(C) * shape.m2, shape)))
     return _needed(needed, dx, S, A, dC.view_as(A.mT).mT, dB)
+
+
+def _summed(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """``dC`` and ``dB`` of all threads."""
+    return reduce(add, (dC for dC, _ in found)), reduce(add, (dB for _, dB in found))
 
 
 def _needed(needed: tuple[bool, ...], dx: Tensor, S: Tensor, A: Tensor, dC: Tensor, dB: Tensor) -> Gradients:

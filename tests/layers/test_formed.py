@@ -84,7 +84,7 @@ def test_gradients_are_those_of_torch_kron(
     wanted = [x, layer.S, layer.A, layer.B, layer.bias]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(portions, "LARGE", 0 if portioned else 2**40)
+        patch.setattr(portions, "KEPT", 0 if portioned else 2**40)
         y, truth = layer(shown), oracle(shown, layer)
     torch.testing.assert_close(y, truth, **EXACT)
     for found, right in zip(gradients(y, dy, wanted), gradients(truth, dy, wanted)):

@@ -21,7 +21,7 @@ evaluations = pytest.mark.parametrize("evaluation", ["a_first", "b_first"])
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Portions at any size."""
-    monkeypatch.setattr(portions, "LARGE", 0)
+    monkeypatch.setattr(portions, "KEPT", 0)
 
 
 @evaluations
@@ -69,7 +69,7 @@ def test_gradients_are_those_of_the_dense_product(
 def test_small_ones_are_left_to_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = KroneckerLinear(KroneckerShape(4, 4, 4, 4), 2, "a_first"), torch.randn(8, 16)
     for limit, wanted in ((8 * 2 * 4 * 4, True), (8 * 2 * 4 * 4 + 1, False)):
-        monkeypatch.setattr(portions, "LARGE", limit)
+        monkeypatch.setattr(portions, "KEPT", limit)
         assert portions.is_worth_turning(x, layer.factors, "a_first") is wanted
     with torch.no_grad():  # torch would take a product a row
         assert portions.is_worth_turning(x, layer.factors, "a_first")

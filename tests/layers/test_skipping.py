@@ -28,9 +28,9 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Evaluation]:
     ran: list[Evaluation] = []
     evaluated, formed = planned_layer.evaluated, planned_layer.formed
 
-    def noted(x, factors, grid, rank, evaluation, stacked=False):  # type: ignore[no-untyped-def]
+    def noted(x, factors, grid, rank, evaluation, *more):  # type: ignore[no-untyped-def]
         ran.append(evaluation)
-        return evaluated(x, factors, grid, rank, evaluation, stacked)
+        return evaluated(x, factors, grid, rank, evaluation, *more)
 
     def noted_formed(x, factors, bias=None):  # type: ignore[no-untyped-def]
         ran.append("materialize")
