@@ -7,6 +7,7 @@ transposed: ``kronfx/decisions/blocks.md``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -16,6 +17,12 @@ from torch import Tensor
 
 from kronfx.layers.factors import Factors
 from kronfx.layers.pattern import Line, Pattern
+from kronfx.layers.scratch import Scratch
+from kronfx.layers.threads import by_itself, shared_out
+from kronfx.records import KroneckerShape
+
+LARGE = 2**28  # multiply-adds of a dense product from which on lines are shared out among threads
+Task = Callable[[Sequence[Line], Scratch], None]
 
 
 def surviving(factors: Factors, pattern: Pattern) -> Tensor:
@@ -67,15 +74,18 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, values: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
         shape, turned = pattern.shape, values.mT.contiguous()
-        grid, room = x.unflatten(1, (shape.n1, shape.n2)), _room(x, pattern.row_lines, shape.n2)
-        biases = None if bias is None else bias.view(shape.m1, shape.m2)
+        grid, biases = x.unflatten(1, (shape.n1, shape.n2)), None if bias is None else bias.view(shape.m1, shape.m2)
         y = x.new_empty(len(x), shape.m1, shape.m2)
-        for p, line in enumerate(pattern.row_lines):
-            taken = line.taken(grid, room)
-            if biases is None:
-                torch.mm(taken, line.of(turned), out=y[:, p])
-            else:
-                torch.addmm(biases[p], taken, line.of(turned), out=y[:, p])
+
+        def multiply(lines: Sequence[Line], scratch: Scratch) -> None:
+            for line in lines:
+                taken, place = line.taken(grid, scratch), y[:, line.number]
+                if biases is None:
+                    torch.mm(taken, line.of(turned), out=place)
+                else:
+                    torch.addmm(biases[line.number], taken, line.of(turned), out=place)
+
+        _run(x, shape)(multiply, pattern.row_lines)
         return y.flatten(1)
 
     @staticmethod
@@ -102,26 +112,28 @@ class _Blocks(torch.autograd.Function):
         return reduce(add, parts)
 
 
-def _room(x: Tensor, lines: list[Line], width: int) -> Tensor:
-    """Where the longest of these lines puts what it takes: one allocation for all, which stays in the cache."""
-    return x.new_empty(len(x) * width * max(line.stop - line.start for line in lines))
+def _run(x: Tensor, shape: KroneckerShape) -> Callable[[Task, Sequence[Line]], list[None]]:
+    return shared_out if len(x) * shape.m * shape.n >= LARGE else by_itself
 
 
 def _gradients(
     x: Tensor, values: Tensor, dy: Tensor, pattern: Pattern, needs_x: bool, needs_values: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Of ``x [N, n]`` and of ``values [nnz, m2, n2]``, where needed."""
-    shape, lines, ordered = pattern.shape, pattern.column_lines, values.index_select(0, pattern.by_column)
+    shape, ordered = pattern.shape, values.index_select(0, pattern.by_column)
     grid, inputs = dy.unflatten(1, (shape.m1, shape.m2)), x.unflatten(1, (shape.n1, shape.n2))
     dx = torch.empty_like(inputs) if needs_x else None
     dvalues = torch.empty_like(ordered) if needs_values else None
-    room = _room(dy, lines, shape.m2)
-    for j, line in enumerate(lines):
-        taken = line.taken(grid, room)
-        if dx is not None:
-            torch.mm(taken, line.of(ordered), out=dx[:, j])
-        if dvalues is not None:
-            torch.mm(taken.t(), inputs[:, j], out=line.of(dvalues))
+
+    def multiply(lines: Sequence[Line], scratch: Scratch) -> None:
+        for line in lines:
+            taken = line.taken(grid, scratch)
+            if dx is not None:
+                torch.mm(taken, line.of(ordered), out=dx[:, line.number])
+            if dvalues is not None:
+                torch.mm(taken.t(), inputs[:, line.number], out=line.of(dvalues))
+
+    _run(x, shape)(multiply, pattern.column_lines)
     return (
         None if dx is None else dx.flatten(1),
         None if dvalues is None else dvalues.index_select(0, pattern.by_row),

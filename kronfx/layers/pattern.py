@@ -8,26 +8,27 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kronfx.layers.scratch import Scratch
 from kronfx.records import KroneckerShape
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Line:
-    """The survivors of one row of blocks (or of one column): entries ``start`` to ``stop`` (excluded) of all of them,
-    and the columns ``[k]`` (or rows) that they lie in.
+    """The survivors of the row of blocks (or column) of this ``number``: of all survivors, ``start`` to ``stop``
+    (excluded), and the columns ``[k]`` (or rows) that they lie in.
     """
 
+    number: int
     start: int
     stop: int
     places: Tensor
     only: int | None  # the place of a single one
 
-    def taken(self, grid: Tensor, room: Tensor) -> Tensor:
-        """Of ``grid [N, places, width]`` those places, as ``[N, k width]``: a view, or written into ``room``."""
+    def taken(self, grid: Tensor, scratch: Scratch) -> Tensor:
+        """Of ``grid [N, places, width]`` those places, as ``[N, k width]``: a view, or a copy in ``scratch``."""
         if self.only is not None:
             return grid[:, self.only]
-        size = len(grid), self.stop - self.start, grid.shape[-1]
-        target = room[: size[0] * size[1] * size[2]].view(size)
+        target = scratch.take("taken", len(grid), self.stop - self.start, grid.shape[-1], like=grid)
         return torch.index_select(grid, 1, self.places, out=target).flatten(1)
 
     def of(self, values: Tensor) -> Tensor:
@@ -88,16 +89,19 @@ class Pattern:
 
     @cached_property
     def row_lines(self) -> list[Line]:
-        """Of each row of blocks, empty ones too, its survivors' columns."""
+        """Of each row of blocks, empty ones too, its survivors' columns; the longest first."""
         return _lines(self.rows, self.columns, self.shape.m1)
 
     @cached_property
     def column_lines(self) -> list[Line]:
-        """Of each column of blocks, empty ones too, its survivors' rows, counted along :attr:`by_column`."""
+        """Of each column of blocks, empty ones too, its survivors' rows, counted along :attr:`by_column`; also."""
         return _lines(self.columns[self.by_column], self.rows[self.by_column], self.shape.n1)
 
 
 def _lines(lines: Tensor, places: Tensor, count: int) -> list[Line]:
     stops = torch.bincount(lines, minlength=count).cumsum(0).tolist()
     bounds = zip([0, *stops[:-1]], stops)
-    return [Line(a, b, places[a:b], int(places[a]) if b == a + 1 else None) for a, b in bounds]
+    found = [
+        Line(number, a, b, places[a:b], int(places[a]) if b == a + 1 else None) for number, (a, b) in enumerate(bounds)
+    ]
+    return sorted(found, key=lambda line: line.start - line.stop)

@@ -20,8 +20,8 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from kronfx.layers.scratch import Scratch
 
+P = TypeVar("P")
 T = TypeVar("T")
-Task = Callable[[Sequence[slice], Scratch], T]
 _Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
@@ -52,15 +52,22 @@ class _Desks(threading.local):
 _openmp, _desks = _library(), _Desks()
 
 
-def shared_out(task: Task[T], portions: Sequence[slice]) -> list[T]:
-    """What ``task(some of the portions, scratch)`` returns, of each thread's; raises what one of them raised."""
+def shared_out(task: Callable[[Sequence[P], Scratch], T], portions: Sequence[P]) -> list[T]:
+    """What ``task(some of the portions, scratch)`` returns, of each thread's; raises what one of them raised.
+
+    Portions are dealt out in turn: sorted by size, every thread gets about as much.
+    """
     count = min(torch.get_num_threads(), len(portions))
-    shares = [portions[len(portions) * i // count : len(portions) * (i + 1) // count] for i in range(count)]
-    desks = _desks.of(max(1, count))
     # A mode that watches what is called, of torch's profilers and counters, sees its own thread's only.
     if count < 2 or _openmp is None or torch._C._len_torch_dispatch_stack():
-        return [task(portions, desks[0])]
-    return _in_parallel(lambda i: task(shares[i], desks[i]), count)
+        return by_itself(task, portions)
+    desks = _desks.of(count)
+    return _in_parallel(lambda i: task(portions[i::count], desks[i]), count)
+
+
+def by_itself(task: Callable[[Sequence[P], Scratch], T], portions: Sequence[P]) -> list[T]:
+    """The same by this thread, which leaves every product to torch."""
+    return [task(portions, _desks.of(1)[0])]
 
 
 def _in_parallel(task: Callable[[int], T], count: int) -> list[T]:

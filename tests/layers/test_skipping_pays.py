@@ -122,8 +122,9 @@ def test_a_pattern_knows_its_survivors() -> None:
     assert (len(pattern), pattern.share) == (4, 4 / 12)
     assert torch.equal(pattern.mask, S != 0)
     assert torch.equal(S.flatten()[pattern.flat], torch.tensor([2, -1, 3, 0.5]))
-    assert [line.places.tolist() for line in pattern.row_lines] == [[1, 3], [], [1, 3]]
-    assert [line.places.tolist() for line in pattern.column_lines] == [[], [0, 2], [], [0, 2]]
+    assert [line.places.tolist() for line in pattern.row_lines] == [[1, 3], [1, 3], []]  # the longest first
+    assert [line.places.tolist() for line in pattern.column_lines] == [[0, 2], [0, 2], [], []]
+    assert [line.number for line in pattern.row_lines + pattern.column_lines] == [0, 2, 1, 1, 3, 0, 2]
     assert torch.equal(pattern.by_column[pattern.by_row], torch.arange(4))
     assert pattern.fits(2 * S)
     assert not pattern.fits(S + 1)
