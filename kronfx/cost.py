@@ -16,6 +16,7 @@ from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape, Rates
 
 REUSED = 2**23  # entries: 32 MB of float32, the most that glibc reuses; what is larger comes page by page
 KEPT = 2**20  # entries between the two products up to which autograd keeps them; more are formed in portions, twice
+FEW = 512  # rows of which fewer are kept up to twice as many entries: portions of them would be too small
 Price = Callable[["Work"], tuple[int, int]]
 
 
@@ -86,6 +87,11 @@ def dense_step(m: int, n: int, rows: int) -> Step:
     return Step(3 * rows * m * n, 3 * (rows * (m + n) + m * n), 3)
 
 
+def is_portioned(intermediate: int, rows: int) -> bool:
+    """Whether a training step that has so many entries between its products forms them a portion of rows at a time."""
+    return intermediate >= (KEPT if rows >= FEW else 2 * KEPT)
+
+
 def step(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, taps: int = 1) -> Step:
     """Of a factored layer (``kronfx/layers/portions.py``, ``kronfx/layers/formed.py``); the weights of its entries are
     those that predict best: ``kronfx/decisions/clock.md``.
@@ -94,7 +100,7 @@ def step(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, ta
     x, y, W = rows * shape.n // taps, rows * shape.m, shape.m * shape.n
     if evaluation == "materialize":
         return Step(3 * counted.forward, 3 * (x + y) + 10 * W, 6)
-    if counted.intermediate < KEPT:  # autograd's way
+    if not is_portioned(counted.intermediate, rows):  # autograd's way
         multiply_adds, products = 3 * counted.forward, 6
         entries = 7 * counted.intermediate + 4 * (x + y)
     else:  # in portions; what lies between the products is formed twice

@@ -10,7 +10,7 @@ from oracles import Block
 import kronfx as kx
 
 RATES = kx.Rates(20_000, 300_000, 2_000_000_000_000)
-LARGE = 2**21  # entries between two products, from which on a training step runs in portions
+LARGE, FEW = 2**20, 512  # entries between two products that a step forms in portions; rows below which twice as many
 
 
 def products(block: Block, rank: int, rows: int) -> Iterator[tuple[int, int, int]]:
@@ -43,7 +43,7 @@ def training_step(block: Block, rank: int, rows: int, rates: kx.Rates) -> int:
     (a_macs, _, a_inner), (b_macs, _, b_inner), (w_macs, _, _) = products(block, rank, rows)
     steps = [(3 * w_macs, 3 * (x + y) + 10 * W, 6)]
     for macs, inner, summed, once, weight in ((a_macs, a_inner, y, x, 20), (b_macs, b_inner, x, y, 17)):
-        if inner < LARGE:
+        if inner < LARGE * (1 if rows >= FEW else 2):
             steps.append((3 * macs, weight * (7 * inner + 4 * (x + y)) // 20, 6))
         else:
             entries = 7 * inner + (2 * rank + 8) * summed + 6 * once

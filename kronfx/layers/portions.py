@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kronfx import kron
-from kronfx.cost import KEPT, REUSED, work
+from kronfx.cost import REUSED, is_portioned, work
 from kronfx.layers.by_hand import Gradients, Kernel, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.layers.scratch import Scratch
@@ -30,7 +30,7 @@ from kronfx.layers.threads import shared_out
 from kronfx.records import Evaluation, KroneckerShape
 
 PORTION = 2**18  # entries of a portion: 1 MB of float32 a thread
-LEAST = 32  # rows of a portion at least
+LEAST = 128  # rows of a portion at least: of fewer, asking for the products takes longer than to compute them
 NARROW, SMALL = 8, 256  # columns of torch's products a row, and entries of a block, up to which those cost more
 
 
@@ -44,8 +44,9 @@ def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation, bias: 
     m2, n2 = factors.shape.block
     if not is_trained and (n2 if evaluation == "a_first" else m2) <= NARROW and m2 * n2 <= SMALL:
         return True
-    between = work(factors.shape, factors.rank, x.shape[:-1].numel(), evaluation).intermediate
-    return between >= (KEPT if is_trained else REUSED)
+    rows = x.shape[:-1].numel()
+    between = work(factors.shape, factors.rank, rows, evaluation).intermediate
+    return is_portioned(between, rows) if is_trained else between >= REUSED
 
 
 def _portions(rows: int, entries: int, shape: KroneckerShape) -> list[slice]:

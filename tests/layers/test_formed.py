@@ -13,6 +13,7 @@ from oracles import dense, random_factors, random_input
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kronfx import cost
 from kronfx.layers import KroneckerLinear, formed, portions
 from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape
 
@@ -84,7 +85,7 @@ def test_gradients_are_those_of_torch_kron(
     wanted = [x, layer.S, layer.A, layer.B, layer.bias]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(portions, "KEPT", 0 if portioned else 2**40)
+        patch.setattr(cost, "KEPT", 0 if portioned else 2**40)
         y, truth = layer(shown), oracle(shown, layer)
     torch.testing.assert_close(y, truth, **EXACT)
     for found, right in zip(gradients(y, dy, wanted), gradients(truth, dy, wanted)):

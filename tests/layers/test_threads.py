@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from kronfx import cost
 from kronfx.layers import KroneckerLinear, portions, threads
 from kronfx.layers.scratch import Scratch
 from kronfx.layers.threads import shared_out
@@ -28,7 +29,7 @@ def seen(portions: Sequence[slice], _scratch: Scratch) -> tuple[int, list[int]]:
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> KroneckerLinear:
     """One that shares out its rows at any size."""
-    monkeypatch.setattr(portions, "KEPT", 0)
+    monkeypatch.setattr(cost, "KEPT", 0)
     monkeypatch.setattr(portions, "PORTION", 64)
     return KroneckerLinear(KroneckerShape(3, 4, 2, 5), 2, "b_first")
 
