@@ -72,7 +72,7 @@ def _of_plan(plan: Plan) -> Report:
         for c in plan.choices
     )
     sheets = tuple(
-        replace(sheet(layer), proof=proof(c), work=c.multiply_adds(plan.rows) // plan.rows)
+        replace(sheet(layer, c.site.taps), proof=proof(c), work=c.multiply_adds(plan.rows) // plan.rows)
         for layer, c in zip(layers, plan.choices)
     )
     summed = gains(sheets)
@@ -169,7 +169,10 @@ def _of_export(report: deploy.ExportReport) -> Report:
 
 
 def _of_file(path: Path, rows: Sequence[deploy.ExportedLayer], size: int, page: Page) -> Report:
-    layers = tuple(Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, _entries(e), e.zero_blocks) for e in rows)
+    layers = tuple(
+        Layer(e.site, "onnx", e.m, e.n, e.block, rank, e.lowering, _entries(e), e.zero_blocks)
+        for e, rank in ((e, None if e.factored is None else e.factored.rank) for e in rows)
+    )
     return Report(path.name, layers, bytes=size, page=page, file=path)
 
 

@@ -15,7 +15,7 @@ import torch
 
 import kronfx as kx
 from kronfx.page import Page, Sheet, block_map, cells_a_side, picture, write
-from kronfx.records import KroneckerShape
+from kronfx.records import Evaluated, KroneckerShape
 
 PHONE = {"width": 390, "height": 844}
 HOSTILE = '</script><img src=x onerror="alert(1)"> ü–\u2028 {{ 7 * 7 }}'
@@ -159,9 +159,9 @@ def test_500_layers_with_all_their_pictures_open_fast_and_stay_small(running: An
     pictures = [picture(name, random.standard_normal((96, 96)), side, signed=True) for name in ["S", "A1", "A2", "A3"]]
     pictures += [picture(name, random.standard_normal((32, 32)), side, signed=True) for name in ["B1", "B2", "B3"]]
     sheets = tuple(
-        Sheet(f"encoder.layers.{i}.fc1", "factored", 3072, 3072, "a_first", shape, 4, dense=3072**2, stored=99_000 + i,
-              dense_work=3072**2, work=1_000_000 + i, zero_blocks=zero, blocks=shape.blocks,
-              map=block_map(norms, side), factors=tuple(pictures))
+        Sheet(f"encoder.layers.{i}.fc1", "factored", 3072, 3072, "a_first", shape, 4, Evaluated(4, "a_first"),
+              dense=3072**2, stored=99_000 + i, dense_work=3072**2, work=1_000_000 + i, zero_blocks=zero,
+              blocks=shape.blocks, map=block_map(norms, side), factors=tuple(pictures))
         for i in range(500)
     )  # fmt: skip
     file = write(Page("heavy", "factored model", sheets), tmp_path / "heavy.html", kx.KronfxError)
