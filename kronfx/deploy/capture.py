@@ -12,6 +12,7 @@ from kronfx.deploy.nodes.builder import Builder
 from kronfx.deploy.nodes.values import is_constant, tensor_of
 from kronfx.deploy.prove.inputs import Inputs
 from kronfx.deploy.quiet import silence
+from kronfx.deploy.speakable import speakable
 from kronfx.errors import ExportError, reason
 
 
@@ -35,7 +36,7 @@ def trace(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model:
 
 def _exported(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model:
     try:
-        with silence():
+        with silence(), speakable(model):
             program = torch.onnx.export(
                 model,
                 inputs.args,
@@ -71,9 +72,8 @@ def _multiply_out(graph: ir.Graph) -> None:
 
 def _exports_with_fixed_batch(model: nn.Module, inputs: Inputs) -> bool:
     try:
-        with silence():
-            torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
-    except Exception:  # whatever it is, the batch is not to blame
+        _exported(model, inputs, {})
+    except ExportError:  # whatever it is, the batch is not to blame
         return False
     return True
 

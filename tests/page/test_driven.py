@@ -79,6 +79,34 @@ def test_a_table_to_sort_search_and_filter(running: Any, plan: Path) -> None:
         assert page.locator("#count").inner_text() == f"{len(names(page))} of 500"
 
 
+def test_the_filters_by_way_and_by_zeros(running: Any, tmp_path: Path) -> None:
+    kinds = [("blocks", 3), ("dense", 0), ("dense", 2), ("factors", 0), ("factors", None)]
+    sheets = tuple(
+        Sheet(f"fc{i}", "onnx", 64, 64, way, KroneckerShape(4, 4, 16, 16), dense=4096, stored=4096,
+              zero_blocks=zero, blocks=None if zero is None else 16)
+        for i, (way, zero) in enumerate(kinds)
+    )  # fmt: skip
+    file = write(Page("filters", "ONNX file", sheets), tmp_path / "filters.html", kx.KronfxError)
+    with chromium.visit(running, file) as visit:
+        way, zeros = visit.page.locator("#way"), visit.page.locator("#zeros-only")
+        assert way.locator("option").all_inner_texts() == ["runs as anything", "blocks", "dense", "factors"]
+        for chosen, with_zeros, wanted in (
+            ("dense", False, ["fc1", "fc2"]),
+            ("dense", True, ["fc2"]),
+            ("factors", True, []),
+            ("", True, ["fc0", "fc2"]),
+            ("", False, ["fc0", "fc1", "fc2", "fc3", "fc4"]),
+        ):
+            way.select_option(chosen)
+            zeros.set_checked(with_zeros)
+            assert names(visit.page) == wanted
+            counted = visit.page.locator("#count").inner_text()
+            assert counted == f"{len(wanted)} of 5" or len(wanted) == 5
+        visit.page.locator("#search").fill("fc2")
+        zeros.check()
+        assert names(visit.page) == ["fc2"]
+
+
 def test_a_layer_opens_by_keyboard_and_shows_its_products_and_proof(running: Any, plan: Path) -> None:
     with chromium.visit(running, plan) as visit:
         page = visit.page
