@@ -92,7 +92,7 @@ def _convolutions(model: nn.Module) -> tuple[KnownWeight, ...]:
         KnownWeight(
             site,
             layer.grid,
-            array_of(layer.weight.flatten(1)),
+            array_of(layer.factors.materialize()),
             layer.factors,
             layer.evaluation,
             taps=layer.taps,

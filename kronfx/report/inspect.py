@@ -125,7 +125,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.rank,
             layer.running,
             layer.S.numel() + layer.A.numel() + layer.B.numel(),
-            layer.zero_blocks(),
+            None if layer.S.is_meta else layer.zero_blocks(),
             layer.blocks // layer.grid.blocks,
             layer.energy,
             layer.predicted_seconds,
@@ -146,7 +146,7 @@ def _of_model(model: nn.Module) -> Report:
             None,
             "linear",
             layer.weight.numel(),
-            layer.zero_blocks(),
+            None if layer.weight.is_meta else layer.zero_blocks(),
             layer.blocks // layer.shape.blocks,
             kept.get(name),
         )

@@ -56,9 +56,10 @@ def of_model(model: nn.Module, layers: Sequence[Layer]) -> tuple[Sheet, ...]:
         if layer.state == "factored":
             own = factored[layer.site]
             known = sheet(layer, own.taps if isinstance(own, KroneckerConv) else 1)
-            known = replace(known, map=block_norms(own.factors.materialize(), own.grid, side))
-            known = replace(known, factors=pictures(own.factors, side))
-        elif layer.state == "folded":
+            if not own.S.is_meta:
+                known = replace(known, map=block_norms(own.factors.materialize(), own.grid, side))
+                known = replace(known, factors=pictures(own.factors, side))
+        elif layer.state == "folded" and not folded[layer.site].weight.is_meta:
             weight = folded[layer.site]
             known = replace(known, map=block_norms(weight.weight, weight.shape, side))
         sheets.append(known)

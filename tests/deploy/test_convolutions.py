@@ -112,6 +112,16 @@ def test_a_pointwise_convolution_is_a_linear_map_with_factors(tmp_path: Path, ev
         assert_same(run(path, x)[0], layer(x).relu(), PROMISED)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_floating_types(tmp_path: Path, dtype: torch.dtype) -> None:
+    layer = convolution((2, 2), (2, 2), (3, 3), 1, "a_first").to(dtype)
+    verify = dtype == torch.float16  # onnxruntime has no other such convolution on CPUs
+    report = export(layer, tmp_path / "m.onnx", torch.randn(2, 4, 4, 4, dtype=dtype), "auto", verify=verify)
+    (entry,) = report.layers
+    assert entry.bytes == dtype.itemsize * (2 * 2 + 2 * 18)
+    assert entry.dense_bytes == dtype.itemsize * 4 * 36
+
+
 def test_s_and_a_are_one_constant_however_large_and_however_often_they_are_read(tmp_path: Path) -> None:
     """torch's exporter folds no product of over 8,192 entries."""
 

@@ -100,3 +100,11 @@ def test_a_files_weights_are_read_when_somebody_asks_and_once(tmp_path: Path) ->
     assert pickle.loads(pickle.dumps(whole)).forecast == whole.forecast
     assert table.forecast is None
     assert "m.data is missing" in table.page.notes[0]
+
+
+def test_a_model_without_values_counts_none(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = kx.factorize(models.mlp(64, 64, 64), rank=1, block=(8, 8))
+    report = kx.inspect(model)
+    assert [layer.zero_blocks for layer in report.layers] == [None, None]
+    assert report.to_html(tmp_path / "page.html").exists()
