@@ -12,18 +12,21 @@ train cheaply, and folds them back into block-sparse weights that run fast as pl
 ``kx.load`` keep a model.
 """
 
-from kronfx import train
-from kronfx.api import export_onnx, factorize, plan
-from kronfx.checkpoint import load, save
-from kronfx.clock import Tuning, calibrate, tune
-from kronfx.deploy import ExportReport, Timings, sparsify_onnx
 from kronfx.errors import KronfxError
-from kronfx.graph import draw, fold, graph, to_bsr
-from kronfx.layers import Factors, factors
-from kronfx.records import KroneckerShape, Plan, Rates, Solution
-from kronfx.report import Comparison, Report, compare, inspect
-from kronfx.solver import solve
-from kronfx.trained import prune, recover
+from kronfx.errors import heard as _heard
+
+with _heard():
+    from kronfx import train
+    from kronfx.api import export_onnx, factorize, plan
+    from kronfx.checkpoint import load, save
+    from kronfx.clock import Tuning, calibrate, tune
+    from kronfx.deploy import ExportReport, Timings, sparsify_onnx
+    from kronfx.graph import draw, fold, graph, to_bsr
+    from kronfx.layers import Factors, factors
+    from kronfx.records import KroneckerShape, Plan, Rates, Solution
+    from kronfx.report import Comparison, Report, compare, inspect
+    from kronfx.solver import solve
+    from kronfx.trained import prune, recover
 
 __all__ = [
     "Comparison",

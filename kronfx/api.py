@@ -230,8 +230,10 @@ def _deployed(layer: KroneckerLinear) -> records.Evaluation:
 
 
 def _to_fold(factored: dict[str, FactoredLayer], lowering: str) -> set[str]:
-    """All sites but convolutions that the exporter can write factored: those are no products of matrices."""
+    """All sites but convolutions that the exporter can write factored: with more than one tap to their kernels, those
+    are no products of matrices."""
     if lowering in ("dense", "blocks"):
         return set(factored)
     convolutions = ((name, layer) for name, layer in factored.items() if isinstance(layer, KroneckerConv))
-    return set(factored) - {name for name, layer in convolutions if layer.evaluation != "materialize"}
+    kept = {name for name, layer in convolutions if layer.taps > 1 and layer.evaluation != "materialize"}
+    return set(factored) - kept

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
@@ -146,3 +147,17 @@ def warn(sentence: str) -> None:
 
 def _package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Around the seconds in which libraries are imported: Ctrl-C ends the command ``kronfx`` there as it does later,
+    with 130 and no traceback. In any other program it is that program's to hear."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        is_command = Path(sys.argv[0]).stem == "kronfx" or (sys.argv[0] == "-m" and "kronfx" in sys.orig_argv)
+        if not is_command:
+            raise
+        print("kronfx: interrupted", file=sys.stderr)
+        sys.exit(130)

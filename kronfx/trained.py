@@ -14,7 +14,7 @@ from kronfx.compress import Map, PruneKeywords, PruneOptions, RecoverKeywords, R
 from kronfx.errors import PlanError, PruneError, RecoverError, said_by, warn
 from kronfx.graph import discover, require_unshared
 from kronfx.graph.swap import copied
-from kronfx.layers import full_precision, require_module
+from kronfx.layers import full_precision, require_module, require_values
 from kronfx.options import keywords
 from kronfx.planner.wishes import matching, selected
 from kronfx.tables import abbreviated
@@ -47,6 +47,7 @@ def prune(model: nn.Module, batches: Iterable[Any], **wishes: Unpack[PruneKeywor
     """
     require_module(model, PruneError)
     require_unshared(model, PruneError)
+    require_values(model, PruneError)
     options = PruneOptions(**wishes)
     kept = compress.listed(batches)
     running = copied(model, PruneError)
@@ -74,6 +75,7 @@ def recover(
     and the teacher are left as they are. Zeros of ``S`` in factored layers are kept as well. Raises RecoverError.
     """
     require_module(model, RecoverError)
+    require_values(model, RecoverError)
     options = RecoverOptions(**wishes)
     if options.loss is None:
         require_module(teacher, RecoverError)

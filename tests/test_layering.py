@@ -23,7 +23,7 @@ LEVELS = {
 # Where a new room goes: as low as what it reads allows. Another floor of deploy is one too many.
 INSIDE = {
     "deploy": {
-        "nodes": 0, "quiet": 0, "records": 0,
+        "nodes": 0, "quiet": 0, "records": 0, "speakable": 1,
         "options": 1, "storage": 1, "opening": 1,
         "find": 2, "prove": 2, "read": 2, "rivals": 2,
         "lower": 3, "capture": 3, "places": 3, "write": 3, "source": 3,

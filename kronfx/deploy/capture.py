@@ -8,8 +8,11 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from kronfx.deploy.nodes.builder import Builder
+from kronfx.deploy.nodes.values import is_constant, tensor_of
 from kronfx.deploy.prove.inputs import Inputs
 from kronfx.deploy.quiet import silence
+from kronfx.deploy.speakable import speakable
 from kronfx.errors import ExportError, reason
 
 
@@ -33,7 +36,7 @@ def trace(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model:
 
 def _exported(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model:
     try:
-        with silence():
+        with silence(), speakable(model):
             program = torch.onnx.export(
                 model,
                 inputs.args,
@@ -48,14 +51,29 @@ def _exported(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> ir.Model
         raise ExportError("", found, "a model that torch.export can capture", remedy) from error
     if program is None:
         raise ExportError("", "torch.onnx.export gave no program", "its result", "update torch")
+    _multiply_out(program.model.graph)
     return program.model
+
+
+def _multiply_out(graph: ir.Graph) -> None:
+    """``S * A`` is one constant: the exporter leaves both in the file where they have over 8,192 entries."""
+    build = Builder(graph)
+    for node in [node for node in graph if node.op_type == "Mul" and node.domain == ""]:
+        first, second = node.inputs
+        if first is None or second is None or not (is_constant(first) and is_constant(second)):
+            continue
+        arrays = tensor_of(first).numpy(), tensor_of(second).numpy()
+        product = arrays[0] * arrays[1]
+        if product.size <= max(array.size for array in arrays):
+            made = build.constant(f"{first.name}*{second.name}", product)
+            ir.convenience.replace_all_uses_with(node.outputs[0], made, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
 
 
 def _exports_with_fixed_batch(model: nn.Module, inputs: Inputs) -> bool:
     try:
-        with silence():
-            torch.export.export(model, inputs.args, inputs.kwargs, strict=False)
-    except Exception:  # whatever it is, the batch is not to blame
+        _exported(model, inputs, {})
+    except ExportError:  # whatever it is, the batch is not to blame
         return False
     return True
 

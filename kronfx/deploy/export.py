@@ -26,7 +26,7 @@ from kronfx.deploy.storage import product
 from kronfx.deploy.write import stripped
 from kronfx.errors import ExportError, reason
 from kronfx.files import destination
-from kronfx.layers import Factors, deep_copy, folded_layers, kronecker_layers, require_module
+from kronfx.layers import Factors, KroneckerConv, deep_copy, folded_layers, kronecker_layers, require_module
 from kronfx.progress import bar
 from kronfx.records import Evaluation, Site
 
@@ -67,11 +67,12 @@ def export(
         proof = None
         if options.verify:
             proof = _proof(onnx_model, _eval_copy(reference or model), inputs, options.batch_sizes)
-        return deploy(Source(onnx_model, _weights(prepared, trained or {})), target, options, proof, step)
+        weights, convolutions = _weights(prepared, trained or {}), _convolutions(prepared)
+        return deploy(Source(onnx_model, weights, convolutions=convolutions), target, options, proof, step)
 
 
 def _weights(model: nn.Module, trained: Mapping[str, tuple[Factors, Evaluation]]) -> tuple[KnownWeight, ...]:
-    """The folded matrices of a model; stacks of experts and convolutions are what the graph makes of them."""
+    """The folded matrices of a model; stacks of experts are what the graph makes of them."""
     weights = []
     for site, folded in folded_layers(model).items():
         if folded.weight.dim() != 2:
@@ -83,6 +84,22 @@ def _weights(model: nn.Module, trained: Mapping[str, tuple[Factors, Evaluation]]
             entry = replace(entry, factors=factors, evaluation=evaluation, product=stored)
         weights.append(entry)
     return tuple(weights)
+
+
+def _convolutions(model: nn.Module) -> tuple[KnownWeight, ...]:
+    """Those that are not folded."""
+    return tuple(
+        KnownWeight(
+            site,
+            layer.grid,
+            array_of(layer.factors.materialize()),
+            layer.factors,
+            layer.evaluation,
+            taps=layer.taps,
+        )
+        for site, layer in kronecker_layers(model).items()
+        if isinstance(layer, KroneckerConv)
+    )
 
 
 def _proof(graph: ir.Model, reference: nn.Module, inputs: Inputs, sizes: Sequence[int]) -> Proof:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from kronfx.deploy.choose.rows import exported
 from kronfx.deploy.choose.tuning import BEST, Chosen, Contender, choose
 from kronfx.deploy.choose.whole_files import ends, latencies, race, winner
+from kronfx.deploy.find.convolutions import factored_convolutions
 from kronfx.deploy.find.known import PlacedWeight
 from kronfx.deploy.find.layers import Layer, LinearMaps, linear_maps, moved
 from kronfx.deploy.find.left import left_constants, left_weights
@@ -17,6 +18,8 @@ from kronfx.deploy.find.packed import Packed
 from kronfx.deploy.find.stored import LeftConstant
 from kronfx.deploy.lower.rewrite import rewrite
 from kronfx.deploy.lower.sharing import sharing
+from kronfx.deploy.opening import Original
+from kronfx.deploy.opening.replaced import data_of, remove_unread
 from kronfx.deploy.options import Options
 from kronfx.deploy.prove.cases import Case
 from kronfx.deploy.prove.proof import Proof
@@ -42,9 +45,14 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
     """
     step("looking at the weights")
     maps = linear_maps(source.model.graph, source.weights, source.block)
-    maps = replace(maps, left=left_constants(source.model.graph, maps, source.block))
+    maps = replace(
+        maps,
+        left=left_constants(source.model.graph, maps, source.block),
+        convolutions=factored_convolutions(source.model.graph, source.convolutions),
+    )
     step("choosing the lowerings")
     chosen = choose(maps.layers, options)
+    before = _unread(source.original, target)
     with staged(target, ExportError) as path:
         if proof is None or proof.load is not None or not options.tune or _is_idle(maps, chosen):
             step("writing")
@@ -56,7 +64,14 @@ def deploy(source: Source, target: Path, options: Options, proof: Proof | None, 
         report = _worth_it(
             replace(report, timings=chosen.timings, left=left_weights(maps.left)), is_faster, source, path
         )
-        return report if proof is None else _verified(report, path, source, proof, step)
+        report = report if proof is None else _verified(report, path, source, proof, step)
+    return replace(report, notes=(*report.notes, *remove_unread(before, target)))
+
+
+def _unread(original: Original | None, target: Path) -> dict[Path, bool]:
+    """The data of the file at ``target``, where one is, that the source does not go on to need."""
+    needed = () if original is None or original.path.resolve() == target else original.data
+    return {place: is_whole for place, is_whole in data_of(target).items() if place not in needed}
 
 
 def _worth_it(report: ExportReport, is_faster: bool, source: Source, path: Path) -> ExportReport:
@@ -70,7 +85,7 @@ def _worth_it(report: ExportReport, is_faster: bool, source: Source, path: Path)
     for file in path.parent.iterdir():
         file.unlink()
     try:
-        size = original.copy(path)
+        size = original.copy(path, Path(report.path))
     except OSError as refused:
         raise unwritable(report.path, refused.strerror or str(refused), ExportError) from refused
     return replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import onnx
 
@@ -36,12 +37,15 @@ def read(path: str | os.PathLike[str]) -> OnnxSummary:
 def _plain_layers(graph: onnx.GraphProto) -> Iterator[ExportedLayer]:
     numbers = [tensor for tensor in graph.initializer if tensor.data_type != onnx.TensorProto.STRING]
     matrices = {tensor.name: tensor for tensor in numbers if len(tensor.dims) == 2 and min(tensor.dims) > 0}
+    counted: set[str] = set()
     for node in graph.node:
         if node.op_type not in ("MatMul", "Gemm"):
             continue
         for position, name in enumerate(node.input[:2]):
             if name in matrices:
-                yield _plain_layer(matrices[name], _is_upright(node, position))
+                row = _plain_layer(matrices[name], _is_upright(node, position))
+                yield replace(row, bytes=0) if name in counted else row
+                counted.add(name)
 
 
 def _is_upright(node: onnx.NodeProto, position: int) -> bool:

@@ -25,6 +25,7 @@ from kronfx.errors import ExportError
 class Source:
     """A dense graph and the weights that are known of it; ``notes`` end up in the report.
 
+    ``convolutions`` are those that it has as their factors.
     ``original`` is the file that it was read from, if it was, and ``changes`` are notes on what was done to that. A
     file that kronfx wrote is ``ours``.
     """
@@ -36,6 +37,7 @@ class Source:
     changes: tuple[str, ...] = ()
     original: Original | None = None
     ours: bool = False
+    convolutions: tuple[KnownWeight, ...] = ()
 
 
 def read_source(src: object) -> Source:

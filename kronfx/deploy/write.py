@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from kronfx.deploy.find.names import renamed
 from kronfx.deploy.opening.protos import PROTOBUF_LIMIT
+from kronfx.deploy.opening.replaced import data_name
 from kronfx.deploy.opening.values import INFERRED, KIND
 from kronfx.deploy.records.report import RECORD_KEY, ExportedLayer, to_record
 from kronfx.errors import ExportError, reason
@@ -75,13 +76,13 @@ def signed(model: ir.Model, layers: tuple[ExportedLayer, ...]) -> ir.Model:
 
 
 def save(model: ir.Model, path: Path, target: Path, limit: int = PROTOBUF_LIMIT) -> int:
-    """Write the model; its weights go into ``<name>.data`` beside it where one file cannot hold them. Returns bytes.
+    """Write the model; its weights go into ``data_name`` beside it where one file cannot hold them. Returns bytes.
 
     Raises ExportError where the system refuses; it names the ``target`` that the file is for.
     """
     weights = [value for graph in model.graphs() for value in graph.initializers.values()]
     size = sum(value.const_value.nbytes for value in weights if value.const_value is not None)
-    data = path.with_name(f"{path.name}.data") if size > limit - 2**24 else None  # 16 MiB for everything else
+    data = path.with_name(data_name(target)) if size > limit - 2**24 else None  # 16 MiB for everything else
     try:
         ir.save(model, path, external_data=None if data is None else data.name)
         _retype(model, path)

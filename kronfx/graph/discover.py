@@ -203,7 +203,7 @@ def _by_source(weight: _Weight, reason: str) -> Match | str:
     if use is None:
         return reason
     if isinstance(use, str):
-        return f"its owner uses it in `{use}`, which is no linear map that kronfx rewrites"
+        return f"{use}, which is no linear map that kronfx rewrites"
     site = _site(weight, type(weight.owner).__name__, use.transposed, False)
     return WeightMatch(site, weight.owner, weight.target, weight.parameter, use.transposed)
 

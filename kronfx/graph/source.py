@@ -20,6 +20,10 @@ LIBRARIES = {"torch", "nn", "F", "functional"}
 PASSING = {"to", "type_as", "contiguous"}
 TRANSPOSING = {"t", "transpose", "T", "mT"}
 ASKING = {"shape", "dtype", "device", "size", "dim", "ndim", "numel", "requires_grad", "is_cuda", "layout"}
+_USES = {
+    ast.Assign: "an assignment", ast.BinOp: "an operation of its elements", ast.Return: "a return",
+    ast.Subscript: "an index",
+}  # fmt: skip
 BUILDING = ("init", "reset", "repr", "setstate", "load")  # in the names of methods that do not compute
 
 
@@ -31,8 +35,8 @@ class LinearUse:
 
 
 def linear_use(owner: nn.Module, name: str) -> LinearUse | str | None:
-    """How the owner's class uses ``self.name``: as a linear map's matrix only; the first other use, as its source has
-    it; or None where the source does not say."""
+    """How the owner's class uses ``self.name``: as a linear map's matrix only; in half a sentence, its first other use;
+    or None where the source does not say."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(type(owner))))
     except (OSError, TypeError, SyntaxError):
@@ -42,9 +46,17 @@ def linear_use(owner: nn.Module, name: str) -> LinearUse | str | None:
     uses = [(_use(node, parents), node) for node in reads]
     for use, node in uses:
         if use == "other":
-            return ast.unparse(parents[node]).partition("\n")[0][:80]
+            return _said(parents[node], parents)
     linear = {use for use, _ in uses if isinstance(use, bool)}
     return LinearUse(linear.pop()) if len(linear) == 1 else None
+
+
+def _said(use: ast.AST, parents: dict[ast.AST, ast.AST]) -> str:
+    """What is done with a weight there."""
+    call = parents[use] if isinstance(use, ast.keyword) else use
+    if isinstance(call, ast.Call):
+        return f"read by {getattr(call.func, 'attr', getattr(call.func, 'id', 'a call'))}"
+    return f"read in {_USES.get(type(use), 'its code')}"
 
 
 def _reads(node: ast.AST, name: str) -> bool:

@@ -21,6 +21,7 @@ from kronfx.layers.find import (
     kronecker_layers,
     named_sites,
     require_module,
+    require_values,
     site_name,
     sparsity,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "release",
     "released",
     "require_module",
+    "require_values",
     "rows_times_matrix",
     "site_name",
     "sparsity",

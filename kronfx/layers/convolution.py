@@ -73,7 +73,12 @@ class KroneckerConv(KroneckerLinear):
     @property
     def in_channels(self) -> int:
         """Channels of the input."""
-        return self.in_features // math.prod(self.convolution.kernel)
+        return self.in_features // self.taps
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel."""
+        return math.prod(self.convolution.kernel)
 
     @property
     def out_channels(self) -> int:

@@ -90,6 +90,16 @@ def sparsity(model: nn.Module) -> tuple[int, int]:
     return sum(layer.zero_blocks() for layer in layers), sum(layer.blocks for layer in layers)
 
 
+def require_values(model: nn.Module, error: type[KronfxError]) -> None:
+    """Raise ``error`` where a tensor of a model is on the meta device, save what accelerate brings in for a call."""
+    for name, module in model.named_modules():
+        if getattr(module, "_hf_hook", None) is None:
+            for own, tensor in (*module.named_parameters(name, False), *module.named_buffers(name, False)):
+                if tensor.is_meta:
+                    raise error(own, "a tensor on the meta device, which holds no values", "real values",
+                                "load the weights first")  # fmt: skip
+
+
 def require_module(value: object, error: type[KronfxError]) -> None:
     """Raise ``error`` where a model was asked for and something else came."""
     if not isinstance(value, nn.Module):

@@ -9,7 +9,7 @@ from functools import lru_cache
 import networkx as nx
 
 from kronfx.page.view import Sheet
-from kronfx.records import KroneckerShape
+from kronfx.records import Evaluated, Evaluation, KroneckerShape
 
 Wire = tuple[str, str, str]  # from, to, the shape of what goes along
 
@@ -34,10 +34,12 @@ class Drawing:
 
 def drawings(sheet: Sheet) -> tuple[Drawing, ...]:
     """The dense product, and what runs in its place, where that is known."""
+    taps = 1 if sheet.factored is None else sheet.factored.taps
+    product, x = ("MatMul", f"N × {sheet.n}") if taps == 1 else ("Conv", f"N × {sheet.n // taps} × …")
     dense = _drawn(f"dense: one product, {sheet.dense_work or sheet.m * sheet.n:,} multiply-adds a row", [
-        ("x", "MatMul", f"N × {sheet.n}"),
-        ("W", "MatMul", f"{sheet.m} × {sheet.n}"),
-        ("MatMul", "y", f"N × {sheet.m}"),
+        ("x", product, x),
+        ("W", product, f"{sheet.m} × {sheet.n}"),
+        (product, "y", f"N × {sheet.m}"),
     ])  # fmt: skip
     after = _after(sheet)
     if after is None:
@@ -48,12 +50,13 @@ def drawings(sheet: Sheet) -> tuple[Drawing, ...]:
 
 
 def _after(sheet: Sheet) -> tuple[str, list[Wire]] | None:
-    shape, factored = sheet.shape, FACTORED.get(sheet.runs_as)
+    shape, factored = sheet.shape, sheet.factored
     if shape is None:
         return None
-    if factored is not None and sheet.rank is not None:
-        words, wires = factored
-        return words, wires(shape, sheet.rank)
+    if factored is not None:
+        words, wires = FACTORED[factored.evaluation]
+        in_file = sheet.state == "onnx"
+        return f"{'in the file' if in_file else 'factored'}: {words}", wires(_Factored(shape, factored, in_file))
     if not sheet.zero_blocks or sheet.blocks is None:
         return None
     survivors = f"{sheet.blocks - sheet.zero_blocks} × {shape.m2} × {shape.n2}"
@@ -64,39 +67,67 @@ def _after(sheet: Sheet) -> tuple[str, list[Wire]] | None:
     return None
 
 
-def _a_first(s: KroneckerShape, r: int) -> list[Wire]:
+@dataclass(frozen=True, slots=True)
+class _Factored:
+    """A map that runs by its factors: in a file ``S * A`` is one constant, and rows come last, but for convolutions."""
+
+    shape: KroneckerShape
+    by: Evaluated
+    in_file: bool
+
+    def x(self, *sizes: int) -> str:
+        """What goes along a wire beside the rows."""
+        if self.by.taps > 1:
+            return " × ".join(["N", *map(str, sizes), "…"])
+        return " × ".join([*map(str, sizes), "N"] if self.in_file else ["N", *map(str, sizes)])
+
+    def scaled(self, reader: str, form: str) -> list[Wire]:
+        """``S * A_i``, all terms in one operand."""
+        s, r = self.shape, self.by.rank
+        if self.in_file:
+            return [("S * A", reader, form)]
+        return [("S", "Mul", f"{s.m1} × {s.n1}"), ("A", "Mul", f"{r} × {s.m1} × {s.n1}"), ("Mul", reader, form)]
+
+    def mixed(self, place: int) -> str:
+        """The product by ``S * A``."""
+        return f"MatMul {place}" if self.by.taps == 1 else "Einsum"
+
+    def multiplied(self, place: int) -> str:
+        """The product by ``B``, or by ``W``."""
+        return f"MatMul {place}" if self.by.taps == 1 else "Conv"
+
+
+def _a_first(of: _Factored) -> list[Wire]:
+    s, r, first, second = of.shape, of.by.rank, of.mixed(1), of.multiplied(2)
     return [
-        *_scaled(s, r, "MatMul 1", f"{s.m1 * r} × {s.n1}"),
-        ("x", "MatMul 1", f"N × {s.n1} × {s.n2}"),
-        ("MatMul 1", "MatMul 2", f"N·{s.m1} × {r * s.n2}"),
-        ("B", "MatMul 2", f"{r * s.n2} × {s.m2}"),
-        ("MatMul 2", "y", f"N × {s.m}"),
+        *of.scaled(first, f"{s.m1 * r} × {s.n1}"),
+        ("x", first, of.x(s.n1, s.n2 // of.by.taps)),
+        (first, second, of.x(s.m1, r * s.n2 // of.by.taps)),
+        ("B", second, f"{r * s.n2} × {s.m2}"),
+        (second, "y", of.x(s.m)),
     ]
 
 
-def _b_first(s: KroneckerShape, r: int) -> list[Wire]:
+def _b_first(of: _Factored) -> list[Wire]:
+    s, r, first, second = of.shape, of.by.rank, of.multiplied(1), of.mixed(2)
     return [
-        ("x", "MatMul 1", f"N·{s.n1} × {s.n2}"),
-        ("B", "MatMul 1", f"{s.n2} × {r * s.m2}"),
-        ("MatMul 1", "MatMul 2", f"N × {s.n1 * r} × {s.m2}"),
-        *_scaled(s, r, "MatMul 2", f"{s.m1} × {s.n1 * r}"),
-        ("MatMul 2", "y", f"N × {s.m}"),
+        ("x", first, of.x(s.n1, s.n2 // of.by.taps)),
+        ("B", first, f"{s.n2} × {r * s.m2}"),
+        (first, second, of.x(s.n1 * r, s.m2)),
+        *of.scaled(second, f"{s.m1} × {s.n1 * r}"),
+        (second, "y", of.x(s.m)),
     ]
 
 
-def _materialize(s: KroneckerShape, r: int) -> list[Wire]:
+def _materialize(of: _Factored) -> list[Wire]:
+    s, r, second = of.shape, of.by.rank, of.multiplied(2)
     return [
-        *_scaled(s, r, "MatMul 1", f"{s.m1 * s.n1} × {r}"),
+        *of.scaled("MatMul 1", f"{s.m1 * s.n1} × {r}"),
         ("B", "MatMul 1", f"{r} × {s.m2 * s.n2}"),
-        ("MatMul 1", "MatMul 2", f"W: {s.m} × {s.n}"),
-        ("x", "MatMul 2", f"N × {s.n}"),
-        ("MatMul 2", "y", f"N × {s.m}"),
+        ("MatMul 1", second, f"W: {s.m} × {s.n}"),
+        ("x", second, of.x(s.n // of.by.taps)),
+        (second, "y", of.x(s.m)),
     ]
-
-
-def _scaled(s: KroneckerShape, r: int, reader: str, form: str) -> list[Wire]:
-    """``S * A_i``, all terms in one operand."""
-    return [("S", "Mul", f"{s.m1} × {s.n1}"), ("A", "Mul", f"{r} × {s.m1} × {s.n1}"), ("Mul", reader, form)]
 
 
 def _blocks(s: KroneckerShape, survivors: str) -> list[Wire]:
@@ -117,11 +148,10 @@ def _stored(s: KroneckerShape, survivors: str) -> list[Wire]:
     ]
 
 
-Spelled = Callable[[KroneckerShape, int], list[Wire]]
-FACTORED: dict[str, tuple[str, Spelled]] = {
-    "a_first": ("factored: A before B", _a_first),
-    "b_first": ("factored: B before A", _b_first),
-    "materialize": ("factored: W is formed, then multiplied", _materialize),
+FACTORED: dict[Evaluation, tuple[str, Callable[[_Factored], list[Wire]]]] = {
+    "a_first": ("A before B", _a_first),
+    "b_first": ("B before A", _b_first),
+    "materialize": ("W is formed, then multiplied", _materialize),
 }
 
 

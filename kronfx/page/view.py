@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kronfx.records import KroneckerShape, Refusal
+from kronfx.records import Evaluated, KroneckerShape, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,10 @@ class Proof:
 class Sheet:
     """One linear map ``W [m, n]``: its row in the table and what is known beside.
 
-    ``dense`` and ``stored`` are entries of the dense weight and what is kept of it now, ``bytes`` and ``dense_bytes``
-    their sizes in a file, ``dense_work`` and ``work`` multiply-adds a row of ``x``; ``predicted`` and ``measured``
-    seconds of a training step; ``energy`` the share kept of the trained weight.
+    ``factored`` is what it evaluates where it runs by its factors. ``dense`` and ``stored`` are entries of the dense
+    weight and what is kept of it now, ``bytes`` and ``dense_bytes`` their sizes in a file, ``dense_work`` and ``work``
+    multiply-adds a row of ``x``; ``predicted`` and ``measured`` seconds of a training step; ``energy`` the share kept
+    of the trained weight.
     """
 
     site: str
@@ -85,6 +86,7 @@ class Sheet:
     runs_as: str
     shape: KroneckerShape | None = None
     rank: int | None = None
+    factored: Evaluated | None = None
     stack: int = 1
     dense: int = 0
     stored: int = 0

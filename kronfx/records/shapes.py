@@ -87,6 +87,19 @@ class KroneckerShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A map that runs by its factors: how many, in which order, and the ``taps`` of its kernel if it convolves."""
+
+    rank: int
+    evaluation: Evaluation
+    taps: int = 1
+
+    def multiply_adds(self, shape: KroneckerShape, rows: int = EXPECTED_ROWS) -> int:
+        """Of one row of ``x``, where there are so many rows."""
+        return sum(shape.products(self.rank, rows, self.evaluation, self.taps)) // rows
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where a linear map lives: the weight's path without a closing ``.weight``, how it is spelled, its size.
 

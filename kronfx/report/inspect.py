@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -14,10 +15,10 @@ from kronfx.errors import InspectError, KronfxError
 from kronfx.files import PathLike
 from kronfx.graph.discover import discover
 from kronfx.layers import FOLDED, KroneckerConv, folded_layers, full_precision, kronecker_layers
-from kronfx.page import Gain, Page, gains
+from kronfx.page import Curve, Gain, Page, gains
 from kronfx.records import EXPECTED_ROWS, PRUNED, Plan, Pruned
 from kronfx.report.curves import curves_of
-from kronfx.report.report import Layer, Report
+from kronfx.report.report import Layer, Look, Report
 from kronfx.report.sheets import of_model, proof, sheet
 from kronfx.train import History
 
@@ -32,9 +33,39 @@ def inspect(subject: Subject, *, history: History | PathLike | None = None) -> R
     Zero blocks are counted on ``W`` itself: the share of its blocks that are exactly zero. ``history``, of the training
     that led here, adds its curves to the page. Raises InspectError, and TrainError where the history does not read.
     """
-    curves, figures = ((), ()) if history is None else curves_of(history)
     report = _looked_at(subject)
-    return replace(report, page=replace(report.page, curves=curves, figures=figures))
+    return report if history is None else replace(report, look=_Trained(report.look, *curves_of(history)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A look with the curves of a training."""
+
+    look: Callable[[], Look]
+    curves: tuple[Curve, ...]
+    figures: tuple[Curve, ...]
+
+    def __call__(self) -> Look:
+        seen = self.look()
+        return replace(seen, page=replace(seen.page, curves=self.curves, figures=self.figures))
+
+
+@dataclass(frozen=True)
+class _InFile:
+    """A look at the weights of an ONNX file, taken once, when somebody asks."""
+
+    summary: deploy.OnnxSummary
+
+    def __call__(self) -> Look:
+        return self._look
+
+    @cached_property
+    def _look(self) -> Look:
+        try:
+            expected = deploy.forecast(self.summary.path)
+        except KronfxError as refused:  # kronfx cannot look into them
+            return Look(replace(deploy.page_of_file(self.summary, None), notes=(str(refused),)))
+        return Look(deploy.page_of_file(self.summary, expected), expected)
 
 
 def _looked_at(subject: Subject) -> Report:
@@ -72,7 +103,7 @@ def _of_plan(plan: Plan) -> Report:
         for c in plan.choices
     )
     sheets = tuple(
-        replace(sheet(layer), proof=proof(c), work=c.multiply_adds(plan.rows) // plan.rows)
+        replace(sheet(layer, c.site.taps), proof=proof(c), work=c.multiply_adds(plan.rows) // plan.rows)
         for layer, c in zip(layers, plan.choices)
     )
     summed = gains(sheets)
@@ -80,7 +111,7 @@ def _of_plan(plan: Plan) -> Report:
         summed = (Gain("parameters of the model", "", plan.planned_parameters, plan.model_parameters), *summed)
     title = f"Plan of {len(plan.sites)} layers"
     page = Page(title, "plan", sheets, summed, refusals=plan.refusals, notes=plan.notes, command=_command("plan"))
-    return Report("plan", layers, plan.refusals, page=page)
+    return Report("plan", layers, plan.refusals, look=Look(page))
 
 
 def _of_model(model: nn.Module) -> Report:
@@ -94,7 +125,7 @@ def _of_model(model: nn.Module) -> Report:
             layer.rank,
             layer.running,
             layer.S.numel() + layer.A.numel() + layer.B.numel(),
-            layer.zero_blocks(),
+            None if layer.S.is_meta else layer.zero_blocks(),
             layer.blocks // layer.grid.blocks,
             layer.energy,
             layer.predicted_seconds,
@@ -115,7 +146,7 @@ def _of_model(model: nn.Module) -> Report:
             None,
             "linear",
             layer.weight.numel(),
-            layer.zero_blocks(),
+            None if layer.weight.is_meta else layer.zero_blocks(),
             layer.blocks // layer.shape.blocks,
             kept.get(name),
         )
@@ -139,7 +170,7 @@ def _of_model(model: nn.Module) -> Report:
     sheets = of_model(model, layers)
     summed = (Gain("trainable parameters", "", trainable), *gains(sheets))
     page = Page(title, _state(layers), sheets, summed, refusals=refusals, command=_command("model"))
-    return Report(title, layers, refusals, parameters=trainable, page=page)
+    return Report(title, layers, refusals, parameters=trainable, look=Look(page))
 
 
 def _state(layers: Sequence[Layer]) -> str:
@@ -155,22 +186,19 @@ def _entries(layer: deploy.ExportedLayer) -> int:
 
 def _of_onnx(path: Path) -> Report:
     summary = deploy.read(path)
-    expected = None
-    try:
-        expected = deploy.forecast(path)
-        page = deploy.page_of_file(summary, expected)
-    except KronfxError as refused:  # whose weights kronfx cannot look into
-        page = replace(deploy.page_of_file(summary, None), notes=(str(refused),))
-    return replace(_of_file(path, summary.layers, summary.bytes, page), forecast=expected)
+    return _of_file(path, summary.layers, summary.bytes, _InFile(summary))
 
 
 def _of_export(report: deploy.ExportReport) -> Report:
-    return _of_file(Path(report.path), report.layers, report.bytes, deploy.page_of_export(report))
+    return _of_file(Path(report.path), report.layers, report.bytes, Look(deploy.page_of_export(report)))
 
 
-def _of_file(path: Path, rows: Sequence[deploy.ExportedLayer], size: int, page: Page) -> Report:
-    layers = tuple(Layer(e.site, "onnx", e.m, e.n, e.block, None, e.lowering, _entries(e), e.zero_blocks) for e in rows)
-    return Report(path.name, layers, bytes=size, page=page, file=path)
+def _of_file(path: Path, rows: Sequence[deploy.ExportedLayer], size: int, look: Callable[[], Look]) -> Report:
+    layers = tuple(
+        Layer(e.site, "onnx", e.m, e.n, e.block, rank, e.lowering, _entries(e), e.zero_blocks)
+        for e, rank in ((e, None if e.factored is None else e.factored.rank) for e in rows)
+    )
+    return Report(path.name, layers, bytes=size, look=look, file=path)
 
 
 def _command(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,23 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What it takes a look at values to know: a ``page``, and the ``forecast`` of a file."""
+
+    page: Page = NOTHING
+    forecast: Forecast | None = None
+
+    def __call__(self) -> Look:
+        """Where the look was taken already."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
 class Report(Shown):
     """What ``kronfx.inspect`` found. Printed as text, shown by notebooks, kept as a dict or an HTML page.
 
-    ``page`` is what the page shows besides: pictures of the values as they were when it was inspected. ``file`` is the
-    ONNX file, if it is one, and ``forecast`` what would become of it, where kronfx can look into its weights.
+    ``look`` answers what the page shows besides: pictures of the values as they were when it was inspected; of a
+    ``file`` that holds ONNX, as they are when they are asked for first.
     """
 
     title: str
@@ -104,9 +116,18 @@ class Report(Shown):
     refusals: tuple[Refusal, ...] = ()
     parameters: int | None = None
     bytes: int | None = None
-    page: Page = field(default=NOTHING, repr=False, compare=False)
+    look: Callable[[], Look] = field(default=Look(), repr=False, compare=False)
     file: Path | None = field(default=None, repr=False, compare=False)
-    forecast: Forecast | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def page(self) -> Page:
+        """All that the page shows."""
+        return self.look().page
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What would become of an ONNX file, where kronfx can look into its weights."""
+        return self.look().forecast
 
     @property
     def zero_blocks(self) -> int:
@@ -145,8 +166,8 @@ class Report(Shown):
         """The report as plain data, JSON-ready."""
         totals = {"zero_blocks": self.zero_blocks, "blocks": self.blocks}
         layers = [{**asdict(layer), "blocks": layer.blocks} for layer in self.layers]
-        data = asdict(replace(self, page=NOTHING, file=None, forecast=None))
-        del data["page"], data["file"], data["forecast"]
+        data = asdict(replace(self, look=Look(), file=None))
+        del data["look"], data["file"]
         return {**data, "layers": layers, **totals}
 
     def to_html(self, path: PathLike) -> Path:

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from kronfx import kron
 from kronfx.layers import Factors, KroneckerConv, folded_layers, kronecker_layers, named_sites
 from kronfx.page import BlockMap, Picture, Proof, RunnerUp, Sheet, block_map, cells_a_side, picture
-from kronfx.records import EVALUATIONS, EXPECTED_ROWS, Choice, KroneckerShape
+from kronfx.records import EVALUATIONS, Choice, Evaluated, KroneckerShape
 from kronfx.report.report import Layer
 from kronfx.solver import solve
 
 TERMS = 3  # of A and of B that are drawn
 
 
-def sheet(layer: Layer) -> Sheet:
-    """What the row itself says."""
+def sheet(layer: Layer, taps: int = 1) -> Sheet:
+    """What the row itself says; of a convolution, whose kernel has so many ``taps``."""
     shape = layer.grid
+    factored = _evaluated(layer, taps)
     return Sheet(
         site=layer.site,
         state=layer.state,
@@ -30,11 +31,12 @@ def sheet(layer: Layer) -> Sheet:
         runs_as=layer.runs_as,
         shape=shape,
         rank=layer.rank,
+        factored=factored,
         stack=layer.stack,
         dense=layer.dense,
         stored=layer.stored,
         dense_work=layer.dense,
-        work=_work(layer, shape),
+        work=_work(layer, shape, factored),
         zero_blocks=layer.zero_blocks,
         blocks=None if layer.zero_blocks is None else layer.blocks,
         energy=layer.energy,
@@ -53,11 +55,11 @@ def of_model(model: nn.Module, layers: Sequence[Layer]) -> tuple[Sheet, ...]:
         known = sheet(layer)
         if layer.state == "factored":
             own = factored[layer.site]
-            known = replace(known, map=block_norms(own.factors.materialize(), own.grid, side))
-            known = replace(known, factors=pictures(own.factors, side))
-            if isinstance(own, KroneckerConv):  # the taps of its kernel count otherwise in each evaluation
-                known = replace(known, work=None)
-        elif layer.state == "folded":
+            known = sheet(layer, own.taps if isinstance(own, KroneckerConv) else 1)
+            if not own.S.is_meta:
+                known = replace(known, map=block_norms(own.factors.materialize(), own.grid, side))
+                known = replace(known, factors=pictures(own.factors, side))
+        elif layer.state == "folded" and not folded[layer.site].weight.is_meta:
             weight = folded[layer.site]
             known = replace(known, map=block_norms(weight.weight, weight.shape, side))
         sheets.append(known)
@@ -72,16 +74,18 @@ def _place(site: str, places: dict[str, int]) -> int:
     return places.get(site, 0)
 
 
-def _work(layer: Layer, shape: KroneckerShape | None) -> int | None:
+def _evaluated(layer: Layer, taps: int) -> Evaluated | None:
+    running = (one for one in EVALUATIONS if layer.rank and one == layer.runs_as)
+    return next((Evaluated(layer.rank or 1, one, taps) for one in running), None)
+
+
+def _work(layer: Layer, shape: KroneckerShape | None, factored: Evaluated | None) -> int | None:
     """Multiply-adds a row."""
     if layer.runs_as in ("linear", "dense"):
         return layer.dense
     if shape is not None and layer.runs_as.startswith("blocks") and layer.zero_blocks is not None:
         return ((layer.blocks or 0) - layer.zero_blocks) * shape.m2 * shape.n2
-    for evaluation in EVALUATIONS:
-        if shape is not None and layer.rank is not None and evaluation == layer.runs_as:
-            return layer.stack * sum(shape.products(layer.rank, EXPECTED_ROWS, evaluation)) // EXPECTED_ROWS
-    return None
+    return None if shape is None or factored is None else layer.stack * factored.multiply_adds(shape)
 
 
 def proof(choice: Choice) -> Proof | None:

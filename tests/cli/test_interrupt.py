@@ -9,6 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
 from onnx_files import onnx_file, planted
 
 PATIENCE = 120  # seconds, on a machine that is busy
@@ -32,3 +33,27 @@ def test_an_interrupted_export_leaves_nothing_and_exits_with_130(tmp_path: Path)
         out, err = running.communicate(timeout=PATIENCE)
     assert (running.returncode, out, err) == (130, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("is_command", [True, False])
+def test_ctrl_c_while_libraries_are_imported(is_command: bool) -> None:
+    """It is the command's to end quietly; a program that imports kronfx hears it itself."""
+    asked = ["-m", "kronfx", "--version"] if is_command else ["-c", "import kronfx"]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    words = [sys.executable, "-X", "importtime", *asked]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as running:
+        lines = running.stderr
+        assert lines is not None
+        while "torch._C" not in lines.readline():
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=PATIENCE)
+    said = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert out == ""
+    if is_command:
+        assert (running.returncode, said) == (130, ["kronfx: interrupted"])
+    else:
+        assert said[-1].startswith("KeyboardInterrupt")
+        assert running.returncode == -signal.SIGINT

@@ -113,3 +113,15 @@ def test_measuring_leaves_modes_and_gradients_as_they_were() -> None:
         assert not any(p.requires_grad for p in model.parameters())
     assert model[1].training
     assert [p.requires_grad for p in model.parameters()] == [False, True]
+
+
+def test_a_model_without_values_is_told() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(16, 16))
+    sentence = (
+        "0.weight: a tensor on the meta device, which holds no values; needed real values; load the weights first"
+    )
+    with pytest.raises(kx.KronfxError, match=f"^prune: {sentence}"):
+        kx.prune(model, [torch.randn(4, 16)])
+    with pytest.raises(kx.KronfxError, match=f"^recover: {sentence}"):
+        kx.recover(model, nn.Sequential(nn.Linear(16, 16)), [torch.randn(4, 16)])

@@ -92,3 +92,11 @@ def test_a_damaged_record(tmp_path: Path, record: str) -> None:
     onnx.save(model, path)
     with pytest.raises(InspectError, match="a kronfx record that does not read"):
         deploy.read(path)
+
+
+def test_what_two_layers_read_is_counted_once(tmp_path: Path) -> None:
+    W = np.random.default_rng(0).standard_normal((64, 64)).astype("f")
+    nodes = "h = MatMul(x, w)", "y = Gemm<transB=1>(h, w)"
+    path = onnx_file(tmp_path / "m.onnx", "float[b, 64] x => float[b, 64] y", *nodes, w=W)
+    assert [(layer.site, layer.bytes) for layer in deploy.read(path).layers] == [("w", W.nbytes), ("w", 0)]
+    assert [layer.stored for layer in kx.inspect(path).layers] == [W.size, 0]

@@ -29,6 +29,29 @@ def reasons(model: nn.Module) -> list[str]:
     return [refusal.reason for refusal in plan.refusals]
 
 
+class Uses(nn.Module):
+    """A weight that is used otherwise than as the matrix of a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weight
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Embedding(16, 16), "read by embedding"),
+        (nn.EmbeddingBag(16, 16), "read by embedding_bag"),
+        (Uses(), "read in an operation of its elements"),
+    ],
+)
+def test_a_weight_that_is_no_matrix_has_a_sentence_and_no_code(model: nn.Module, said: str) -> None:
+    assert reasons(model) == [f"{said}, which is no linear map that kronfx rewrites"]
+
+
 def linear() -> nn.Linear:
     return nn.Linear(16, 16)
 

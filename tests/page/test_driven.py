@@ -15,7 +15,7 @@ import torch
 
 import kronfx as kx
 from kronfx.page import Page, Sheet, block_map, cells_a_side, picture, write
-from kronfx.records import KroneckerShape
+from kronfx.records import Evaluated, KroneckerShape
 
 PHONE = {"width": 390, "height": 844}
 HOSTILE = '</script><img src=x onerror="alert(1)"> ü–\u2028 {{ 7 * 7 }}'
@@ -77,6 +77,34 @@ def test_a_table_to_sort_search_and_filter(running: Any, plan: Path) -> None:
         assert names(page)
         assert all("49" in name for name in names(page))
         assert page.locator("#count").inner_text() == f"{len(names(page))} of 500"
+
+
+def test_the_filters_by_way_and_by_zeros(running: Any, tmp_path: Path) -> None:
+    kinds = [("blocks", 3), ("dense", 0), ("dense", 2), ("factors", 0), ("factors", None)]
+    sheets = tuple(
+        Sheet(f"fc{i}", "onnx", 64, 64, way, KroneckerShape(4, 4, 16, 16), dense=4096, stored=4096,
+              zero_blocks=zero, blocks=None if zero is None else 16)
+        for i, (way, zero) in enumerate(kinds)
+    )  # fmt: skip
+    file = write(Page("filters", "ONNX file", sheets), tmp_path / "filters.html", kx.KronfxError)
+    with chromium.visit(running, file) as visit:
+        way, zeros = visit.page.locator("#way"), visit.page.locator("#zeros-only")
+        assert way.locator("option").all_inner_texts() == ["runs as anything", "blocks", "dense", "factors"]
+        for chosen, with_zeros, wanted in (
+            ("dense", False, ["fc1", "fc2"]),
+            ("dense", True, ["fc2"]),
+            ("factors", True, []),
+            ("", True, ["fc0", "fc2"]),
+            ("", False, ["fc0", "fc1", "fc2", "fc3", "fc4"]),
+        ):
+            way.select_option(chosen)
+            zeros.set_checked(with_zeros)
+            assert names(visit.page) == wanted
+            counted = visit.page.locator("#count").inner_text()
+            assert counted == f"{len(wanted)} of 5" or len(wanted) == 5
+        visit.page.locator("#search").fill("fc2")
+        zeros.check()
+        assert names(visit.page) == ["fc2"]
 
 
 def test_a_layer_opens_by_keyboard_and_shows_its_products_and_proof(running: Any, plan: Path) -> None:
@@ -159,9 +187,9 @@ def test_500_layers_with_all_their_pictures_open_fast_and_stay_small(running: An
     pictures = [picture(name, random.standard_normal((96, 96)), side, signed=True) for name in ["S", "A1", "A2", "A3"]]
     pictures += [picture(name, random.standard_normal((32, 32)), side, signed=True) for name in ["B1", "B2", "B3"]]
     sheets = tuple(
-        Sheet(f"encoder.layers.{i}.fc1", "factored", 3072, 3072, "a_first", shape, 4, dense=3072**2, stored=99_000 + i,
-              dense_work=3072**2, work=1_000_000 + i, zero_blocks=zero, blocks=shape.blocks,
-              map=block_map(norms, side), factors=tuple(pictures))
+        Sheet(f"encoder.layers.{i}.fc1", "factored", 3072, 3072, "a_first", shape, 4, Evaluated(4, "a_first"),
+              dense=3072**2, stored=99_000 + i, dense_work=3072**2, work=1_000_000 + i, zero_blocks=zero,
+              blocks=shape.blocks, map=block_map(norms, side), factors=tuple(pictures))
         for i in range(500)
     )  # fmt: skip
     file = write(Page("heavy", "factored model", sheets), tmp_path / "heavy.html", kx.KronfxError)

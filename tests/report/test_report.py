@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import models
+import onnx
 import pytest
 import torch
 
@@ -82,3 +84,27 @@ def test_tall_blocks_show_what_they_gain_in_a_file() -> None:
         assert f"{gains['tall']:.1f}x" in str(report)
     assert "flat blocks (1): flat; tall ones" in str(plan)
     assert "flat blocks" not in str(plan.without("flat"))
+
+
+def test_a_files_weights_are_read_when_somebody_asks_and_once(tmp_path: Path) -> None:
+    """The table needs none of them: here they are gone when it is printed."""
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(models.mlp(64, 64, 64).eval(), (torch.randn(2, 64),), path, dynamo=True, verbose=False)
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    whole, table = kx.inspect(path), kx.inspect(path)
+    assert whole.forecast is not None
+    (tmp_path / "m.data").rename(tmp_path / "gone")
+    assert "64x64" in str(table)
+    assert whole.to_html(tmp_path / "page.html").exists()
+    assert pickle.loads(pickle.dumps(whole)).forecast == whole.forecast
+    assert table.forecast is None
+    assert "m.data is missing" in table.page.notes[0]
+
+
+def test_a_model_without_values_counts_none(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = kx.factorize(models.mlp(64, 64, 64), rank=1, block=(8, 8))
+    report = kx.inspect(model)
+    assert [layer.zero_blocks for layer in report.layers] == [None, None]
+    assert report.to_html(tmp_path / "page.html").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 
 import onnx_ir as ir
 
@@ -13,14 +13,14 @@ from kronfx.deploy.find.weights import Constant, Weights
 from kronfx.deploy.nodes.values import Array
 from kronfx.deploy.storage import Product, Storage, Survivors, fewest_bytes, survivors
 from kronfx.layers import Factors
-from kronfx.records import Evaluation, KroneckerShape
+from kronfx.records import Evaluated, Evaluation, KroneckerShape
 
 
 @dataclass(frozen=True, slots=True)
 class KnownWeight:
     """A weight's site, its grid, and its factors where it was trained as such.
 
-    ``product`` is how a file stores these.
+    ``product`` is how a file stores these. A convolution's is the matrix of its patches, ``taps`` to a channel.
     """
 
     site: str
@@ -29,6 +29,12 @@ class KnownWeight:
     factors: Factors | None = None
     evaluation: Evaluation = "materialize"
     product: Product | None = None
+    taps: int = 1
+
+    @property
+    def evaluated(self) -> Evaluated | None:
+        """What ``factors`` means for it."""
+        return None if self.factors is None else Evaluated(self.factors.rank, self.evaluation, self.taps)
 
     @property
     def T(self) -> KnownWeight:
@@ -66,9 +72,10 @@ class PlacedWeight:
 
 
 def placed(graph: ir.Graph, weights: Sequence[KnownWeight]) -> dict[ir.Value, PlacedWeight]:
-    """The constants that hold known weights: by value; else, by their pattern of zero blocks, one nobody else claims.
+    """The constants that hold known weights: by value; else, one nobody else claims, by their pattern of zero blocks or
+    their name.
 
-    What was rescaled on the way (a batch norm fused into it) is recognized by its pattern, and has no factors any more.
+    What was rescaled on the way (a batch norm fused into it) is recognized so, and has no factors any more.
     """
     constants = Weights(graph.initializers.values())
     places: dict[ir.Value, PlacedWeight] = {}
@@ -81,10 +88,10 @@ def placed(graph: ir.Graph, weights: Sequence[KnownWeight]) -> dict[ir.Value, Pl
             missing.append(weight)
     for weight in missing:
         mask = survivors(weight.W, weight.shape).mask
-        if mask.all():
-            continue
+        alike = () if mask.all() else constants.alike(mask, weight.shape)
+        own = constants.called(weight.site, (weight.W.shape[0], weight.W.shape[1]))
         rescaled = replace(weight, factors=None, product=None)
-        free = (constant for constant in constants.alike(mask, weight.shape) if constant.value not in places)
+        free = (constant for constant in chain(alike, own) if constant.value not in places)
         for constant in islice(free, 1):
             places[constant.value] = PlacedWeight(rescaled, constant)
     return places

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from kronfx.deploy.find.convolutions import FactoredConvolution
 from kronfx.deploy.find.grid import grid_of
 from kronfx.deploy.find.known import KnownWeight, PlacedWeight, placed
 from kronfx.deploy.find.linear import Linear
@@ -91,12 +92,14 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class LinearMaps:
-    """All that a graph holds of linear maps, the known weights that none of them reads, and what else was ``left``."""
+    """All that a graph holds of linear maps, the known weights that none of them reads, what else was ``left``, and the
+    ``convolutions`` that it has as factors."""
 
     layers: tuple[Layer, ...]
     unread: tuple[PlacedWeight, ...] = ()
     packed: tuple[Packed, ...] = ()
     left: tuple[LeftConstant, ...] = ()
+    convolutions: tuple[FactoredConvolution, ...] = ()
 
     def kept(self) -> Iterator[Kept]:
         """How the file keeps those of its constants that it keeps in another way, if they are still there."""

@@ -7,6 +7,7 @@ bias. A weight whose own name starts with the path keeps that name.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,13 +86,22 @@ def named(linears: Iterable[Linear | Packed], sites: Mapping[ir.Value, str]) -> 
 
 def _told(node: ir.Node) -> Scope | None:
     """The module that a node comes from, by its metadata or by its name."""
-    told = re.findall(r"'([^']*)'|\"([^\"]*)\"", node.metadata_props.get(_SCOPES, ""))
-    path = "".join(told[-2]) if len(told) > 1 else ""  # the last one is the node itself
+    told = _listed(node.metadata_props.get(_SCOPES, ""))
+    path = told[-2] if len(told) > 1 else ""  # the last one is the node itself
     folder = node.metadata_props.get(NAMESPACE, "").rpartition("/")[0]
     if not told:
         folder = (node.name or "").strip("/").rpartition("/")[0]
         path = folder.replace("/", ".")
     return Scope(path, folder or path.replace(".", "/")) if 0 < len(path) < _LONGEST else None
+
+
+def _listed(text: str) -> list[str]:
+    """A list of strings as Python writes it; none where it is something else."""
+    try:
+        told = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return []
+    return told if isinstance(told, list) and all(isinstance(part, str) for part in told) else []
 
 
 def _of_bias(linear: Linear | Packed) -> Scope | None:

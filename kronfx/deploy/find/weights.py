@@ -21,7 +21,8 @@ from kronfx.records import KroneckerShape
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """An initializer that is a matrix ``[m, n]`` of the model, or its transpose ``[n, m]``."""
+    """An initializer that is a matrix ``[m, n]`` of the model, or its transpose ``[n, m]``; of a kernel ``[m, channels,
+    *taps]`` that of its patches."""
 
     value: ir.Value
     transposed: bool
@@ -29,25 +30,25 @@ class Constant:
     @property
     def array(self) -> Array:
         """The constant as ``[m, n]``."""
-        stored = tensor_of(self.value).numpy()
+        stored = _matrix(self.value)
         return stored.T if self.transposed else stored
 
 
 class Weights:
-    """The two-dimensional floating ones of a graph's constants."""
+    """The floating matrices of a graph's constants, kernels of convolutions among them."""
 
     def __init__(self, constants: Iterable[ir.Value]) -> None:
         self.matrices = [value for value in constants if _is_matrix(value)]
 
     @cached_property
     def _dims(self) -> set[tuple[int, ...]]:
-        return {tuple(tensor_of(value).shape.numpy()) for value in self.matrices}
+        return {_matrix(value).shape for value in self.matrices}
 
     @cached_property
     def _by_value(self) -> dict[Content, list[ir.Value]]:
         by_value: dict[Content, list[ir.Value]] = {}  # takes a second for 500 MB, so only once somebody asks
         for value in self.matrices:
-            by_value.setdefault(content(tensor_of(value).numpy()), []).append(value)
+            by_value.setdefault(content(_matrix(value)), []).append(value)
         return by_value
 
     def equal(self, W: Array) -> list[Constant]:
@@ -64,12 +65,27 @@ class Weights:
         for value in self.matrices:
             for transposed, dims in ((False, (shape.m, shape.n)), (True, (shape.n, shape.m))):
                 constant = Constant(value, transposed)
-                if tuple(tensor_of(value).shape.numpy()) != dims:
+                if _matrix(value).shape != dims:
                     continue
                 if np.array_equal(survivors(constant.array, shape).mask, mask):
                     yield constant
 
+    def called(self, site: str, dims: tuple[int, int]) -> Iterator[Constant]:
+        """Every constant ``[m, n]``, or its transpose, that is called after a site."""
+        for value in self.matrices:
+            shape = _matrix(value).shape
+            if site in (value.name, (value.name or "").rpartition(".")[0]) and shape in (dims, dims[::-1]):
+                yield Constant(value, shape != dims)
+
 
 def _is_matrix(value: ir.Value) -> bool:
     tensor = value.const_value
-    return tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
+    if tensor is None or not tensor.dtype.is_floating_point():
+        return False
+    is_kernel = tensor.size and any((use.node.op_type, use.idx) == ("Conv", 1) for use in value.uses())
+    return len(tensor.shape) == 2 or (len(tensor.shape) > 2 and bool(is_kernel))
+
+
+def _matrix(value: ir.Value) -> Array:
+    stored: Array = tensor_of(value).numpy()
+    return stored if stored.ndim == 2 else stored.reshape(len(stored), -1)

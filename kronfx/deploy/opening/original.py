@@ -10,6 +10,7 @@ import onnx
 
 from kronfx.deploy.opening.external import Folder
 from kronfx.deploy.opening.protos import PROTOBUF_LIMIT, parsed, tensors
+from kronfx.deploy.opening.replaced import data_name
 from kronfx.deploy.opening.values import embed, is_external, nbytes
 from kronfx.errors import ExportError
 
@@ -22,9 +23,9 @@ class Original:
     bytes: int
     data: tuple[Path, ...] = ()
 
-    def copy(self, path: Path, limit: int = PROTOBUF_LIMIT) -> int:
-        """Write it to ``path``, byte by byte; external data goes into it, or, where one file cannot hold it, beside it
-        into ``<name>.data``. Returns bytes."""
+    def copy(self, path: Path, target: Path, limit: int = PROTOBUF_LIMIT) -> int:
+        """Write it to ``path``, for ``target``, byte by byte; external data goes into it, or, where one file cannot
+        hold it, beside it. Returns bytes."""
         if not self.data:
             shutil.copyfile(self.path, path)
             return path.stat().st_size
@@ -33,7 +34,7 @@ class Original:
         if sum(map(nbytes, outside)) <= limit - 2**24:  # 16 MiB for everything else
             path.write_bytes(_embedded(model, folder).SerializeToString())
             return path.stat().st_size
-        data = path.with_name(f"{path.name}.data")
+        data = path.with_name(data_name(target))
         with data.open("wb") as file:
             for tensor in outside:
                 held, offset = folder.bytes_of(tensor), file.tell()

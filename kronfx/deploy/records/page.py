@@ -61,6 +61,9 @@ def _sheet(layer: ExportedLayer) -> Sheet:
     entries, block = layer.m * layer.n, layer.block
     shape = None if block is None else KroneckerShape.covering(layer.m, layer.n, block)
     survivors = None if block is None else (layer.blocks - layer.zero_blocks) * block[0] * block[1]
+    work = {"dense": entries, "blocks": survivors}.get(layer.lowering)
+    if layer.factored is not None and shape is not None:
+        work = layer.factored.multiply_adds(shape)
     return Sheet(
         site=layer.site,
         state="onnx",
@@ -72,7 +75,9 @@ def _sheet(layer: ExportedLayer) -> Sheet:
         dense_bytes=layer.dense_bytes,
         bytes=layer.bytes,
         dense_work=entries,
-        work={"dense": entries, "blocks": survivors}.get(layer.lowering),
+        work=work,
+        factored=layer.factored,
+        rank=None if layer.factored is None else layer.factored.rank,
         zero_blocks=layer.zero_blocks if layer.blocks else None,
         blocks=layer.blocks or None,
         why=layer.why,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from kronfx.deploy.records.timings import Timings
 from kronfx.errors import InspectError
 from kronfx.files import PathLike
 from kronfx.page import BlockMap, Lap, write
-from kronfx.records import Lowering
+from kronfx.records import EVALUATIONS, Evaluated, Lowering
 from kronfx.tables import Column, Part, Row, Share, Shown, Table, abbreviated
 
 RECORD_KEY = "kronfx"
@@ -33,7 +33,8 @@ class ExportedLayer:
     blocks of ``W`` are exactly zero. ``dense_bytes`` is the size of the dense ``W``, ``bytes`` what the file
     stores for it (0 where the layer shares what an earlier one stores), both without the bias. ``why`` says why it runs
     so and not the other way, ``laps`` what each way took that was timed, ``map`` shows the blocks: for people, and no
-    part of the record in the file, nor of what makes layers equal.
+    part of the record in the file, nor of what makes layers equal. ``factored`` is what one that runs as ``factors``
+    evaluates.
     """
 
     site: str
@@ -48,6 +49,7 @@ class ExportedLayer:
     why: str = field(default="", compare=False)
     laps: tuple[Lap, ...] = field(default=(), compare=False, repr=False)
     map: BlockMap | None = field(default=None, compare=False, repr=False)
+    factored: Evaluated | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +209,17 @@ def _cells(layer: ExportedLayer) -> Row:
 
 
 def to_record(layers: tuple[ExportedLayer, ...]) -> str:
-    """The layers as compact JSON, for the file's own metadata: the field names once, then one row a layer.
+    """The layers as compact JSON, for the file's own metadata: the field names once, then one row a layer; beside them
+    how those that run as factors do, by site.
 
-    The reasons stay out: they are the report's, and versions from before there were any read the record.
+    The reasons stay out: they are the report's. Versions from before there was more than the rows read the record.
     """
     names = [field.name for field in fields(ExportedLayer) if field.compare]
     rows = [[getattr(layer, name) for name in names] for layer in layers]
-    record = {"version": RECORD_VERSION, "fields": names, "layers": rows}
+    record: dict[str, Any] = {"version": RECORD_VERSION, "fields": names, "layers": rows}
+    factored = {layer.site: astuple(layer.factored) for layer in layers if layer.factored is not None}
+    if factored:
+        record["factored"] = factored
     return json.dumps(record, separators=(",", ":"))
 
 
@@ -223,8 +229,10 @@ def from_record(text: str) -> tuple[ExportedLayer, ...]:
         record = json.loads(text)
         if record["version"] != RECORD_VERSION:
             raise ValueError(f"version {record['version']!r}, not {RECORD_VERSION}")
-        return tuple(_layer(dict(zip(record["fields"], row, strict=True))) for row in record["layers"])
-    except (KeyError, TypeError, RecursionError) as error:
+        factored = {site: _evaluated(*entry) for site, entry in record.get("factored", {}).items()}
+        layers = (_layer(dict(zip(record["fields"], row, strict=True))) for row in record["layers"])
+        return tuple(replace(layer, factored=factored.get(layer.site)) for layer in layers)
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
@@ -237,3 +245,9 @@ def _layer(entry: dict[str, Any]) -> ExportedLayer:
     ):
         raise ValueError(f"a layer {entry}")
     return layer
+
+
+def _evaluated(rank: Any, evaluation: Any, taps: Any) -> Evaluated:
+    if evaluation not in EVALUATIONS or not all(type(n) is int and n > 0 for n in (rank, taps)):
+        raise ValueError(f"factors {[rank, evaluation, taps]}")
+    return Evaluated(rank, evaluation, taps)

@@ -97,7 +97,7 @@ const charts = (() => {
       const mx = at[from].x * 0.62 + at[to].x * 0.38, my = (at[from].y + h / 2) * 0.62 + (at[to].y - h / 2) * 0.38, half = 3.2 * shape.length + 2;
       return { x: at[from].x, y: at[from].y + h / 2, x2: at[to].x, y2: at[to].y - h / 2 - 5, mx, my, l: mx - half, r: mx + half, t: my - 8, b: my + 8, shape };
     });
-    const boxes = drawing.boxes.map((box) => ({ name: box.name, x: at[box.name].x - w / 2, x2: at[box.name].x + w / 2, y: at[box.name].y - h / 2, y2: at[box.name].y + h / 2, cx: at[box.name].x, cy: at[box.name].y, operation: /^(MatMul|Mul|Gather)/.test(box.name) }));
+    const boxes = drawing.boxes.map((box) => ({ name: box.name, x: at[box.name].x - w / 2, x2: at[box.name].x + w / 2, y: at[box.name].y - h / 2, y2: at[box.name].y + h / 2, cx: at[box.name].x, cy: at[box.name].y, operation: /^(MatMul|Mul|Gather|Einsum|Conv)/.test(box.name) }));
     const size = { width: (high - low) * across + w + 4, height: rows * down + h + 4 };
     const place = (field, of) => ({ field, type: "quantitative", axis: null, scale: { domain: [0, of], nice: false, ...(of === size.height ? { reverse: true } : {}) } });
     const x = (field) => place(field, size.width), y = (field) => place(field, size.height);

@@ -68,6 +68,13 @@ class BlockSparsityCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizer as it was."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """So where the training is interrupted."""
+        self._release()
+
+    def _release(self) -> None:
         if self._hook is not None:
             self._hook.remove()
 

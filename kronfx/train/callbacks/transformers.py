@@ -15,12 +15,16 @@ A pruned model is taught by the one that it was::
 
 from __future__ import annotations
 
+import inspect
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kronfx.distance import Distance
@@ -116,26 +120,33 @@ class RecoverCallback(TrainerCallback):
 
     With a ``teacher``, the model before it was pruned, the loss of a step is how far the model's outputs are from the
     teacher's on the same batch (``by``: as ``kx.recover`` takes it); no labels are needed, evaluations go on as ever,
-    and the teacher is moved to where the model is. Without one the loss is the Trainer's. Raises TrainError.
+    and the teacher is moved to where the model is. Without one the loss is the Trainer's. A training that was
+    interrupted leaves nothing behind: the model's next call outside it is its own. Raises TrainError.
     """
 
     def __init__(self, teacher: nn.Module | None = None, by: Distance = "logits") -> None:
         self._teaching = None if teacher is None else Teaching(teacher, by)
         self._zeros: KeptZeros | None = None
-        self._hook: RemovableHandle | None = None
+        self._hooks: list[RemovableHandle] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The model is placed by now."""
-        self._release()  # what a training that was interrupted left
+        self._release()  # of a training that was interrupted
         model: nn.Module = kwargs["model"]
         if not sparsity(model)[0]:
             warn("train: no block of this model is zero, so there is none to keep; pass what kronfx.prune returned")
         self._zeros = KeptZeros(model)
+
+        def leave(_model: nn.Module, _args: Any) -> None:
+            if not _is_running(state):
+                self._release()
+
+        self._hooks.append(model.register_forward_pre_hook(torch.compiler.disable(leave)))
         if self._teaching is not None:
             self._teaching.teacher.to(next(model.parameters()).device)
-            self._hook = model.register_forward_hook(self._teaching, with_kwargs=True)
+            self._hooks.append(model.register_forward_hook(self._teaching, with_kwargs=True))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -153,9 +164,22 @@ class RecoverCallback(TrainerCallback):
     def _release(self) -> None:
         if self._zeros is not None:
             self._zeros.release()
-        if self._hook is not None:
-            self._hook.remove()
-        self._zeros = self._hook = None
+        for hook in self._hooks:
+            hook.remove()
+        self._zeros, self._hooks = None, []
+
+
+def _is_running(state: TrainerState) -> bool:
+    """Whether the ``train()`` of this state goes on, in any thread: nobody is told of the end of one that raises."""
+    train = inspect.unwrap(Trainer.train).__code__
+    frames: list[FrameType | None] = list(sys._current_frames().values())
+    while frames:
+        frame = frames.pop()
+        if frame is not None:
+            if frame.f_code is train and getattr(frame.f_locals.get("self"), "state", None) is state:
+                return True
+            frames.append(frame.f_back)
+    return False
 
 
 def _beside(args: TrainingArguments, state: TrainerState) -> Path:

@@ -232,7 +232,7 @@ def test_a_source_too_large_for_one_file(tmp_path: Path) -> None:
     src, copy = two_products(tmp_path / "m.onnx"), tmp_path / "out" / "new.onnx"
     moved_out(src, LAYOUTS["folders below"])
     copy.parent.mkdir()
-    size = Original(src, 0, (tmp_path / "parts",)).copy(copy, limit=2**24 + 1000)
+    size = Original(src, 0, (tmp_path / "parts",)).copy(copy, copy, limit=2**24 + 1000)
     assert sorted(file.name for file in copy.parent.iterdir()) == ["new.onnx", "new.onnx.data"]
     assert size == sum(file.stat().st_size for file in copy.parent.iterdir())
     assert_same(answers(copy, x=X)[0], X @ W.T @ V.T)

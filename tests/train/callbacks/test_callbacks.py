@@ -157,6 +157,28 @@ def test_a_lightning_module_with_two_optimizers_is_told_what_to_do(tmp_path: Pat
         trainer.fit(Two(), loader(batches(1)))
 
 
+def test_an_interrupted_lightning_training_leaves_the_optimizer_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("lightning.pytorch")
+    module, optimizers = lightning_module(spread(), LEARNING_RATE, decay), []
+    taken = module.training_step
+
+    def proximal(optimizer: Any) -> list[Any]:
+        hooks = optimizer._optimizer_step_post_hooks.values()
+        return [hook for hook in hooks if "BlockSparsityCallback" in getattr(hook, "__qualname__", "")]
+
+    def training_step(batch: list[Tensor]) -> Any:
+        if not optimizers:
+            optimizers.append(module.trainer.optimizers[0])
+            assert proximal(optimizers[0])
+            return taken(batch)
+        raise RuntimeError("no more")
+
+    module.training_step = training_step
+    with pytest.raises(RuntimeError, match="no more"):
+        lightning_fit(tmp_path, module, batches(2), {"strength": 0.5}, max_steps=2)
+    assert not proximal(optimizers[0])
+
+
 def test_a_schedule_and_a_target_are_one_too_many() -> None:
     model = factored()
     driver = SparsityDriver(Linear(0, 1, over=9), 0.5, None)

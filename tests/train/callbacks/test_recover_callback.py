@@ -149,3 +149,37 @@ def test_a_model_without_zero_blocks_is_told(tmp_path: Path) -> None:
     optimizer = AdamW(model.parameters(), 0.01)
     with pytest.warns(UserWarning, match="no block of this model is zero, so there is none to keep"):
         trainer(tmp_path, model, rows(batches(STEPS)), RecoverCallback(), optimizer).train()
+
+
+class Stops(Scaled):
+    """A model that is interrupted, as by Ctrl-C, after so many calls."""
+
+    left = -1
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().forward(x, labels)
+
+
+def test_an_interrupted_training_leaves_nothing_on_the_model(tmp_path: Path) -> None:
+    """Neither the teacher's loss nor what keeps the zeros from gradients, at the next call already."""
+    from kronfx.train.callbacks.transformers import RecoverCallback
+
+    teacher, model = pruned(Stops)
+    optimizer = AdamW(model.parameters(), 0.01)
+    mine = trainer(tmp_path, model, rows(batches(STEPS)), RecoverCallback(teacher), optimizer)
+    model.left = 2
+    with pytest.raises(KeyboardInterrupt):
+        mine.train()
+    x, y = batches(1)[0]
+    model.train()
+    optimizer.zero_grad()
+    loss = model(x, labels=y)["loss"]
+    torch.testing.assert_close(loss, F.mse_loss(model(x)["logits"], y))
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    loss.backward()
+    zero = [p.grad[p == 0] for name, p in model.named_parameters() if "weight" in name and p.grad is not None]
+    assert any(bool(part.any()) for part in zero)
