@@ -85,14 +85,14 @@ def gpt(given: argparse.Namespace) -> Task:
 def encoder(folder: Path, given: argparse.Namespace) -> Task:
     """A sentence encoder by its folder: what it is judged by is not what it learns from."""
     model = sentences.Encoder(folder)
+    model.bert.embeddings.requires_grad_(False)  # a word that no lesson has would stay behind the others
     judges = random.Random(0).sample(sentences.docstrings(sentences.JUDGED), 500)
     learned = sentences.docstrings(sentences.LEARNED)
 
     def calibration(seed: int) -> list[Batch]:
         return sentences.batches(model, random.Random(seed).sample(learned, 128), BATCH)
 
-    drawn = random.Random(0)
-    lessons = [sentences.batches(model, drawn.sample(learned, BATCH), BATCH) for _ in range(given.steps)]
+    lessons = sentences.lessons(model, learned, given.steps)
     teaching = {"loss": sentences.taught_by(model), "lr": 5e-4}
     quality = partial(sentences.retrieval, pairs=judges)
     return Task(folder.name, model, "bert.encoder.*", calibration, lessons, teaching, "docstrings found", quality)
