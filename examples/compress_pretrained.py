@@ -27,12 +27,13 @@ from typing import Any
 import onnxruntime as ort
 import sentences
 import torch
+import torch.nn.functional as F
 from char_gpt import GPT, Corpus, load, loss_of
 from onnxruntime.quantization import quantize_dynamic
 from rich.console import Console
 from rich.table import Table
 from sentences import Batch
-from torch import nn
+from torch import Tensor, nn
 
 import kronfx as kx
 
@@ -54,20 +55,35 @@ class Task:
     quality: Callable[[nn.Module], float]
 
 
+class File(nn.Module):
+    """A file that answers as the model it was made of; what is shorter than its context is padded by zeros."""
+
+    def __init__(self, path: Path, model: nn.Module, context: int) -> None:
+        super().__init__()
+        self.session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.tokenizer, self.context = getattr(model, "tokenizer", None), context
+
+    def forward(self, *given: Tensor, **named: Tensor) -> Tensor:
+        """What the model is called with."""
+        named |= zip((each.name for each in self.session.get_inputs()), given)
+        feed = {name: F.pad(value, (0, self.context - value.shape[1])).numpy() for name, value in named.items()}
+        return torch.from_numpy(self.session.run(None, feed)[0])
+
+
 @dataclass(frozen=True)
 class Line:
-    """One file: what it is, its quality right after pruning and after recovery, where it lies."""
+    """One file: what it is, the quality of its model right after pruning, where it lies."""
 
     name: str
     pruned: float | None
-    quality: float | None
     path: Path
 
-    def cells(self, context: int) -> list[str]:
-        """The row of the table."""
-        qualities = ["" if value is None else f"{value:.3f}" for value in (self.pruned, self.quality)]
+    def cells(self, task: Task, context: int) -> list[str]:
+        """The row of the table; what it is worth in the end is what the file itself answers."""
+        qualities = [self.pruned, task.quality(File(self.path, task.model, context))]
         times = [f"{milliseconds(self.path, rows, context):.2f}" for rows in ROWS]
-        return [self.name, *qualities, f"{self.path.stat().st_size:,}", *times]
+        shown = ["" if value is None else f"{value:.3f}" for value in qualities]
+        return [self.name, *shown, f"{self.path.stat().st_size:,}", *times]
 
 
 def gpt(given: argparse.Namespace) -> Task:
@@ -85,14 +101,14 @@ def gpt(given: argparse.Namespace) -> Task:
 def encoder(folder: Path, given: argparse.Namespace) -> Task:
     """A sentence encoder by its folder: what it is judged by is not what it learns from."""
     model = sentences.Encoder(folder)
+    model.bert.embeddings.requires_grad_(False)  # a word that no lesson has would stay behind the others
     judges = random.Random(0).sample(sentences.docstrings(sentences.JUDGED), 500)
     learned = sentences.docstrings(sentences.LEARNED)
 
     def calibration(seed: int) -> list[Batch]:
         return sentences.batches(model, random.Random(seed).sample(learned, 128), BATCH)
 
-    drawn = random.Random(0)
-    lessons = [sentences.batches(model, drawn.sample(learned, BATCH), BATCH) for _ in range(given.steps)]
+    lessons = sentences.lessons(model, learned, given.steps)
     teaching = {"loss": sentences.taught_by(model), "lr": 5e-4}
     quality = partial(sentences.retrieval, pairs=judges)
     return Task(folder.name, model, "bert.encoder.*", calibration, lessons, teaching, "docstrings found", quality)
@@ -157,16 +173,16 @@ def lines(task: Task, given: argparse.Namespace) -> list[Line]:
     calibration = task.calibration(1)
     example = inputs(list(calibration[0]), 2, given.context)
     plain, small = files(task.model, "dense", example, given.out)
-    found = [Line("dense", None, task.quality(task.model), plain), Line("dense, int8", None, None, small)]
+    found = [Line("dense", None, plain), Line("dense, int8", None, small)]
     pruned = kx.prune(task.model, calibration, target=list(TARGETS), block=tuple(given.block), include=task.include)
     for target, sparse in zip(TARGETS, pruned):
         won = kx.recover(sparse, task.model, task.lessons, steps=given.steps, **task.teaching)
-        qualities = (task.quality(sparse), task.quality(won))
+        worth = task.quality(sparse)
         sources = files(won, f"pruned_{100 * target:.0f}", example, given.out)
-        for bits, source, each in zip(("", ", int8"), sources, (qualities, (None, None))):
+        for bits, source in zip(("", ", int8"), sources):
             path = source.with_stem(f"{source.stem}_sparse")
             kx.sparsify_onnx(source, path, block=tuple(given.block), rows=[given.context * rows for rows in ROWS])
-            found.append(Line(f"{target:.0%} zero{bits}", *each, path))
+            found.append(Line(f"{target:.0%} zero{bits}", worth, path))
         if given.report is not None and target == 0.75:
             kx.compare(task.model, won).to_html(given.report)
     return found
@@ -207,13 +223,13 @@ def main() -> None:
     head = (
         "model",
         f"{task.judged}, pruned",
-        "recovered",
+        "recovered, by the file",
         "bytes",
         *(f"ms, {rows} x {given.context}" for rows in ROWS),
     )
     table = Table(*head, title=f"{task.title}, blocks of {given.block[0]}x{given.block[1]}")
     for line in lines(task, given):
-        table.add_row(*line.cells(given.context))
+        table.add_row(*line.cells(task, given.context))
     Console(width=120).print(table)
 
 

