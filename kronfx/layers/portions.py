@@ -26,10 +26,10 @@ from kronfx.cost import REUSED, is_portioned, work
 from kronfx.layers.by_hand import Gradients, Kernel, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.layers.scratch import Scratch
-from kronfx.layers.threads import shared_out
+from kronfx.layers.threads import shared_out, sharers
 from kronfx.records import Evaluation, KroneckerShape
 
-PORTION = 2**18  # entries of a portion: 1 MB of float32 a thread
+PORTION = 2**18  # entries of a portion: 1 MB of float32 for each thread, twice as many where torch shares out products
 LEAST = 128  # rows of a portion at least: of fewer, asking for the products takes longer than to compute them
 NARROW, SMALL = 8, 256  # columns of torch's products a row, and entries of a block, up to which those cost more
 
@@ -51,7 +51,8 @@ def is_worth_turning(x: Tensor, factors: Factors, evaluation: Evaluation, bias: 
 
 def _portions(rows: int, entries: int, shape: KroneckerShape) -> list[slice]:
     """Slices of the rows, of so many entries a row between the products; as many for each thread."""
-    threads, portion = torch.get_num_threads(), min(PORTION, shape.m * shape.n // 2)
+    threads = sharers()
+    portion = min(PORTION if threads > 1 else 2 * PORTION, shape.m * shape.n // 2)
     most = max(LEAST, portion // max(entries, shape.m, shape.n))
     parts = threads * math.ceil(rows / most / threads)
     size = max(1, math.ceil(rows / max(1, parts)))

@@ -20,6 +20,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from kronfx.layers.scratch import Scratch
 
+MOST = 4  # threads that share: each asks for its products under Python's lock, so of many most would wait
 P = TypeVar("P")
 T = TypeVar("T")
 _Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -52,14 +53,21 @@ class _Desks(threading.local):
 _openmp, _desks = _library(), _Desks()
 
 
+def sharers() -> int:
+    """How many threads share what is handed to :func:`shared_out`: torch's, or this one alone."""
+    count = torch.get_num_threads()
+    # A mode that watches what is called, of torch's profilers and counters, sees its own thread's only.
+    is_shared = count <= MOST and _openmp is not None and not torch._C._len_torch_dispatch_stack()
+    return count if is_shared else 1
+
+
 def shared_out(task: Callable[[Sequence[P], Scratch], T], portions: Sequence[P]) -> list[T]:
     """What ``task(some of the portions, scratch)`` returns, of each thread's; raises what one of them raised.
 
     Portions are dealt out in turn: sorted by size, every thread gets about as much.
     """
-    count = min(torch.get_num_threads(), len(portions))
-    # A mode that watches what is called, of torch's profilers and counters, sees its own thread's only.
-    if count < 2 or _openmp is None or torch._C._len_torch_dispatch_stack():
+    count = min(sharers(), len(portions))
+    if count < 2:
         return by_itself(task, portions)
     desks = _desks.of(count)
     return _in_parallel(lambda i: task(portions[i::count], desks[i]), count)

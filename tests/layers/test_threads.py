@@ -31,7 +31,7 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> KroneckerLinear:
     """One that shares out its rows at any size."""
     monkeypatch.setattr(cost, "KEPT", 0)
     monkeypatch.setattr(portions, "PORTION", 64)
-    return KroneckerLinear(KroneckerShape(3, 4, 2, 5), 2, "b_first")
+    return KroneckerLinear(KroneckerShape(3, 4, 2, 5), 2, "b_first", bias=False)
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -46,6 +46,17 @@ def test_every_thread_takes_its_share(count: int) -> None:
     found = shared_out(seen, numbers(7))
     assert sorted(number for _, share in found for number in share) == list(range(7))
     assert len({thread for thread, _ in found}) == count
+
+
+def test_of_many_threads_this_one_does_all(layer: KroneckerLinear) -> None:
+    x, before = torch.randn(64, 20), torch.get_num_threads()
+    wanted = layer(x)
+    torch.set_num_threads(threads.MOST + 1)
+    try:
+        assert [thread for thread, _ in shared_out(seen, numbers(9))] == [threading.get_ident()]
+        torch.testing.assert_close(layer(x), wanted)
+    finally:
+        torch.set_num_threads(before)
 
 
 @given(st.integers(0, 9))
@@ -74,7 +85,7 @@ def test_what_one_raises_is_raised(error: type[BaseException]) -> None:
 
 def test_modes_of_the_caller_hold_in_all_threads(layer: KroneckerLinear) -> None:
     x = torch.randn(64, 20)
-    wanted = x @ layer.weight.detach().T + layer.bias.detach()
+    wanted = x @ layer.weight.detach().T
     with torch.inference_mode():
         torch.testing.assert_close(layer(x), wanted)
     torch.testing.assert_close(layer(x), wanted)  # what was kept from inference serves training
@@ -111,4 +122,4 @@ def test_callers_do_not_disturb_each_other(layer: KroneckerLinear) -> None:
     for caller in callers:
         caller.join()
     for i, x in enumerate(inputs):
-        torch.testing.assert_close(found[i], x @ layer.weight.detach().T + layer.bias.detach())
+        torch.testing.assert_close(found[i], x @ layer.weight.detach().T)
