@@ -41,9 +41,9 @@ def staged(target: Path, error: type[KronfxError]) -> Iterator[Path]:
     """A path of ``target``'s name in a temporary folder next to it; the body writes it, and files beside it.
 
     If the body succeeds, all files of that folder move to where ``target`` lies, ``target`` itself last. A file that
-    takes the place of another has its permissions, a new one those that the umask leaves; until it moves, nobody else
-    can read it. On any failure, an interrupt included, the folder is removed and what was there is as before. Raises
-    ``error`` where the system refuses (no space, no permission).
+    takes the place of another has its permissions, and so has a new one beside it; else those that the umask leaves.
+    Until it moves, nobody else can read it. On any failure, an interrupt included, the folder is removed and what was
+    there is as before. Raises ``error`` where the system refuses (no space, no permission).
     """
     folder = target.with_name(f".{uuid4().hex}")
     try:
@@ -59,8 +59,9 @@ def staged(target: Path, error: type[KronfxError]) -> Iterator[Path]:
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())
                 file.chmod(fresh)
-                if place.exists():
-                    shutil.copymode(place, file)
+                like = place if place.exists() else target
+                if like.exists():
+                    shutil.copymode(like, file)
                 file.replace(place)
         except OSError as refused:
             raise unwritable(target, refused.strerror or str(refused), error) from refused

@@ -216,7 +216,7 @@ def test_experts_share_one_shape() -> None:
     torch.manual_seed(0)
     factored = reproduces(Experts(), torch.randn(4, 5, 8), sites={"up", "down"})
     assert {tuple(f.materialize().shape) for f in kx.factors(factored).values()} == {(4, 16, 8), (4, 8, 16)}
-    assert "torch.baddbmm(self.bias" in {r.site: r.reason for r in kx.plan(Experts()).refusals}["bias"]
+    assert "read by baddbmm" in {r.site: r.reason for r in kx.plan(Experts()).refusals}["bias"]
     reproduces(RoutedExperts(), torch.randn(9, 8), torch.randint(0, 4, (9,)), sites={"w"})
 
 

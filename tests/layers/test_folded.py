@@ -116,7 +116,7 @@ def test_what_knows_its_grid_is_block_sparse() -> None:
 
 def test_the_export_still_knows_the_grid(tmp_path: Path) -> None:
     report = kx.export_onnx(fuse(folded()), tmp_path / "model.onnx", example(), lowering="dense", tune=False)
-    assert {entry.site: entry.block for entry in report.layers} == {"0.weight": (4, 36), "4": (4, 4), "6": (4, 4)}
+    assert {entry.site: entry.block for entry in report.layers} == {"0": (4, 36), "4": (4, 4), "6": (4, 4)}
     onnx.checker.check_model(str(tmp_path / "model.onnx"))
 
 
