@@ -49,7 +49,10 @@ def applied(kernel: Kernel, x: Tensor, factors: Factors, bias: Tensor | None) ->
     apply: Any = ByHand.apply
     y: Tensor = apply(kernel, rows, factors.S, factors.A, factors.B)
     y = y if features is None else y[:, :m].contiguous()
-    return (y if bias is None else y.add_(bias)).reshape(*x.shape[:-1], m)  # nobody else has y
+    if bias is not None:
+        # Nobody else has y. Under a transform the bias may have an axis that y has not.
+        y = y + bias if torch._C._are_functorch_transforms_active() else y.add_(bias)
+    return y.reshape(*x.shape[:-1], m)
 
 
 class ByHand(torch.autograd.Function):

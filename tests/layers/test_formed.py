@@ -188,3 +188,15 @@ def test_a_large_weight_is_never_there_as_a_whole(monkeypatch: pytest.MonkeyPatc
     with Largest() as largest:
         layer(x).sum().backward()
     assert 0 < largest.entries <= 2**20 < 2**22  # W has 2**22
+
+
+@evaluations
+def test_many_biases_at_once(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "KEPT", 0)
+    layer, x = layer_of(SMALL, 2, evaluation), random_input((4,), 20)
+    biases = random_input((3,), layer.out_features, seed=1)
+
+    def call(bias: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"bias": bias}, x)  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(torch.func.vmap(call)(biases), torch.stack([call(bias) for bias in biases]), **EXACT)
