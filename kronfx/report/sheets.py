@@ -52,13 +52,11 @@ def of_model(model: nn.Module, layers: Sequence[Layer]) -> tuple[Sheet, ...]:
     side = cells_a_side(len(factored) + len(folded))
     sheets = []
     for layer in layers:
-        known = sheet(layer)
-        if layer.state == "factored":
-            own = factored[layer.site]
-            known = sheet(layer, own.taps if isinstance(own, KroneckerConv) else 1)
-            if not own.S.is_meta:
-                known = replace(known, map=block_norms(own.factors.materialize(), own.grid, side))
-                known = replace(known, factors=pictures(own.factors, side))
+        own = factored[layer.site] if layer.state == "factored" else None
+        known = sheet(layer, own.taps if isinstance(own, KroneckerConv) else 1)
+        if own is not None and not own.S.is_meta:
+            known = replace(known, map=block_norms(own.factors.materialize(), own.grid, side))
+            known = replace(known, factors=pictures(own.factors, side))
         elif layer.state == "folded" and not folded[layer.site].weight.is_meta:
             weight = folded[layer.site]
             known = replace(known, map=block_norms(weight.weight, weight.shape, side))
@@ -75,8 +73,10 @@ def _place(site: str, places: dict[str, int]) -> int:
 
 
 def _evaluated(layer: Layer, taps: int) -> Evaluated | None:
-    running = (one for one in EVALUATIONS if layer.rank and one == layer.runs_as)
-    return next((Evaluated(layer.rank or 1, one, taps) for one in running), None)
+    for evaluation in EVALUATIONS:
+        if layer.rank is not None and evaluation == layer.runs_as:
+            return Evaluated(layer.rank, evaluation, taps)
+    return None
 
 
 def _work(layer: Layer, shape: KroneckerShape | None, factored: Evaluated | None) -> int | None:

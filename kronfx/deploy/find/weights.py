@@ -7,6 +7,7 @@ by pattern could only mislabel a row of the report: what is stored is then compu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +43,7 @@ class Weights:
 
     @cached_property
     def _dims(self) -> set[tuple[int, ...]]:
-        return {_matrix(value).shape for value in self.matrices}
+        return {_dims(value) for value in self.matrices}
 
     @cached_property
     def _by_value(self) -> dict[Content, list[ir.Value]]:
@@ -65,7 +66,7 @@ class Weights:
         for value in self.matrices:
             for transposed, dims in ((False, (shape.m, shape.n)), (True, (shape.n, shape.m))):
                 constant = Constant(value, transposed)
-                if _matrix(value).shape != dims:
+                if _dims(value) != dims:
                     continue
                 if np.array_equal(survivors(constant.array, shape).mask, mask):
                     yield constant
@@ -73,9 +74,9 @@ class Weights:
     def called(self, site: str, dims: tuple[int, int]) -> Iterator[Constant]:
         """Every constant ``[m, n]``, or its transpose, that is called after a site."""
         for value in self.matrices:
-            shape = _matrix(value).shape
-            if site in (value.name, (value.name or "").rpartition(".")[0]) and shape in (dims, dims[::-1]):
-                yield Constant(value, shape != dims)
+            is_called = site in (value.name, (value.name or "").rpartition(".")[0])
+            if is_called and _dims(value) in (dims, dims[::-1]):
+                yield Constant(value, _dims(value) != dims)
 
 
 def _is_matrix(value: ir.Value) -> bool:
@@ -86,6 +87,12 @@ def _is_matrix(value: ir.Value) -> bool:
     return len(tensor.shape) == 2 or (len(tensor.shape) > 2 and bool(is_kernel))
 
 
+def _dims(value: ir.Value) -> tuple[int, int]:
+    """Of its matrix; nothing of it is read."""
+    rows, *columns = tensor_of(value).shape.numpy()
+    return rows, math.prod(columns)
+
+
 def _matrix(value: ir.Value) -> Array:
     stored: Array = tensor_of(value).numpy()
-    return stored if stored.ndim == 2 else stored.reshape(len(stored), -1)
+    return stored if stored.ndim == 2 else stored.reshape(_dims(value))
