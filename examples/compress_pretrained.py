@@ -98,7 +98,7 @@ def gpt(given: argparse.Namespace) -> Task:
     return Task(title, trained(corpus, given), "blocks.*", windows, lessons, {}, "loss", corpus.loss)
 
 
-def encoder(folder: Path, given: argparse.Namespace) -> Task:
+def encoder(folder: Path, title: str, given: argparse.Namespace) -> Task:
     """A sentence encoder by its folder: what it is judged by is not what it learns from."""
     model = sentences.Encoder(folder)
     model.bert.embeddings.requires_grad_(False)  # a word that no lesson has would stay behind the others
@@ -111,7 +111,7 @@ def encoder(folder: Path, given: argparse.Namespace) -> Task:
     lessons = sentences.lessons(model, learned, given.steps)
     teaching = {"loss": sentences.taught_by(model), "lr": 5e-4}
     quality = partial(sentences.retrieval, pairs=judges)
-    return Task(folder.name, model, "bert.encoder.*", calibration, lessons, teaching, "docstrings found", quality)
+    return Task(title, model, "bert.encoder.*", calibration, lessons, teaching, "docstrings found", quality)
 
 
 def trained(corpus: Corpus, given: argparse.Namespace) -> nn.Module:
@@ -192,7 +192,10 @@ def chosen(given: argparse.Namespace) -> Task:
     """By name, or by the folder of an encoder."""
     if given.model == "gpt":
         return gpt(given)
-    return encoder(sentences.minilm() if given.model == "minilm" else Path(given.model), given)
+    if given.model == "minilm":
+        return encoder(sentences.minilm(), "all-MiniLM-L6-v2", given)
+    folder = Path(given.model)
+    return encoder(folder, folder.resolve().name, given)
 
 
 def options(about: str) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -152,11 +153,13 @@ def test_what_misses_is_named() -> None:
         "  encoder, 1024 rows, 32x32, r=4, 0% zero (a): 101 MB, dense 100",
     ]
     fast = [row("dense", 10, rank=1), row("paper", 9, rank=1), row("kronfx", 2, rank=1, evaluation="a_first")]
-    assert verdicts(fast).splitlines() == [
-        "below 0.95x dense at 1024 rows: 0 of 1",
+    undropped = [replace(each, task="encoder-p0") for each in fast]
+    assert verdicts([*fast, *undropped]).splitlines() == [
+        "below 0.95x dense at 1024 rows: 0 of 2",
         "below 0.90x dense at 256 rows: 0 of 0",
         "encoder, 1024 rows, 32x32, r=1, 0% zero: step 5.00x, reaches 4.8x",
-        "peak memory above dense's at r <= 4: 0 of 1",
+        "encoder-p0, 1024 rows, 32x32, r=1, 0% zero: step 5.00x, reaches 4.8x",
+        "peak memory above dense's at r <= 4: 0 of 2",
     ]
 
 

@@ -47,11 +47,15 @@ class Workload:
 
 
 class Encoder(nn.Module):
-    """The encoder of a BERT as wide as the base one, 4 layers deep, ``[batch, sequence, 768]`` in and out."""
+    """The encoder of a BERT as wide as the base one, 4 layers deep, ``[batch, sequence, 768]`` in and out.
 
-    def __init__(self, layers: int = 4) -> None:
+    ``dropout``: the share that training drops, of activations and of attention.
+    """
+
+    def __init__(self, layers: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
-        config = transformers.BertConfig(attn_implementation="sdpa", **{**WIDE, "num_hidden_layers": layers})
+        dropped = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        config = transformers.BertConfig(attn_implementation="sdpa", **{**WIDE, "num_hidden_layers": layers, **dropped})
         self.encoder = transformers.BertModel(config, add_pooling_layer=False).encoder
 
     def forward(self, x: Tensor) -> Tensor:

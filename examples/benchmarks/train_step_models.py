@@ -79,6 +79,7 @@ MODELS = {
     task.name: task
     for task in (
         Task("encoder", Encoder, (8, 128, 768), 1024),
+        Task("encoder-p0", partial(Encoder, dropout=0.0), (8, 128, 768), 1024),
         Task("vit-small", partial(timm.create_model, "vit_small_patch16_224"), (4, 3, 224, 224), 788),
         Task("lenet5", lenet5, (128, 1, 28, 28), 128),
         Task("char-gpt", gpt, (16, CONTEXT), 16 * CONTEXT, characters=CHARACTERS),

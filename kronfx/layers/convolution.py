@@ -14,6 +14,7 @@ from torch import Tensor
 from kronfx import kron
 from kronfx.layers.linear import KroneckerLinear
 from kronfx.layers.precision import without_autocast
+from kronfx.layers.weight import formed_weight
 from kronfx.layers.writes import computed
 from kronfx.records import Evaluation, KroneckerShape
 
@@ -92,7 +93,7 @@ class KroneckerConv(KroneckerLinear):
             return computed(self._kernel())
 
     def _kernel(self) -> Tensor:
-        W: Tensor = self.factors.materialize().unflatten(-1, (-1, *self.convolution.kernel))
+        W: Tensor = formed_weight(self.factors).unflatten(-1, (-1, *self.convolution.kernel))
         return W
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from kronfx.cost import REUSED
 from kronfx.layers.by_hand import Gradients, Kernel, applied, is_unwatched
 from kronfx.layers.factors import Factors
 from kronfx.layers.pieces import ByEntries, ByRows
+from kronfx.layers.weight import formed_weight
 from kronfx.records import KroneckerShape
 
 LARGE = REUSED  # entries of W from which on pieces are faster
@@ -30,7 +31,7 @@ def formed(x: Tensor, factors: Factors, bias: Tensor | None = None) -> Tensor:
     """``x [..., n] -> x W^T + bias [..., m]`` with ``W`` formed from its factors, in pieces where that is faster."""
     if is_unwatched(x, factors, bias) and factors.shape.m * factors.shape.n >= LARGE:
         return applied(PIECES, x, factors, bias)
-    return F.linear(x, factors.materialize(), bias)
+    return F.linear(x, formed_weight(factors), bias)
 
 
 def _forward(x: Tensor, S: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from kronfx.layers.pattern import Pattern
 from kronfx.layers.portions import PORTIONED, is_worth_turning
 from kronfx.layers.precision import unwatched, without_autocast
 from kronfx.layers.skipping import Skipping, skipped
+from kronfx.layers.weight import formed_weight
 from kronfx.layers.writes import computed, refuse, require_factors
 from kronfx.records import Evaluation, KroneckerShape
 
@@ -167,7 +168,7 @@ class KroneckerLinear(nn.Module):
     def weight(self) -> Tensor:
         """``W [m, n]``, materialized now; differentiable with respect to the factors."""
         with without_autocast():
-            return computed(self.factors.materialize())
+            return computed(formed_weight(self.factors))
 
     @torch.no_grad()
     def zero_blocks(self) -> int:

@@ -17,6 +17,7 @@ from kronfx.layers.factors import Factors
 from kronfx.layers.linear import KroneckerLinear, evaluated
 from kronfx.layers.precision import without_autocast
 from kronfx.layers.tensorlike import TensorLike, otherwise
+from kronfx.layers.weight import formed_weight
 from kronfx.records import Evaluation
 
 TRANSPOSED: dict[Evaluation, Evaluation] = {"a_first": "b_first", "b_first": "a_first", "materialize": "materialize"}
@@ -103,7 +104,7 @@ class WeightView(TensorLike):
         """The tensor it stands for, rounded once, as a cast of the whole is."""
         parts = replace(self, cast=None).parts()
         with without_autocast():
-            W: Tensor = reduce(add, (factors.materialize() for factors in parts))
+            W: Tensor = reduce(add, (formed_weight(factors) for factors in parts))
         W = W if self.cast is None else W.to(self.cast)
         W = W if self.rows is None else W[..., self.rows[0] : self.rows[1], :]
         if self.convolution is not None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import kronfx as kx
-from kronfx import kron
-from kronfx.layers import Convolution, KroneckerConv, KroneckerLinear, adopt
+from kronfx.layers import Convolution, KroneckerConv, KroneckerLinear, adopt, view
+from kronfx.layers.weight import formed_weight
 from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape
 
 # Float64 products of some dozen terms of order 1, in another order.
@@ -85,9 +85,7 @@ def agrees(use: Use, x: Tensor, owner: nn.Module, forms: bool) -> None:
     torch.testing.assert_close(torch.autograd.grad(use(x, weight), leaves, slope), gradients, **CLOSE)
     calls: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            kron, "materialize", lambda *factors, materialize=kron.materialize: calls.append(1) or materialize(*factors)
-        )
+        patch.setattr(view, "formed_weight", lambda factors: calls.append(1) or formed_weight(factors))
         use(x, weight)
     assert forms == bool(calls)
 
