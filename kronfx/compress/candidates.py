@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kronfx import kron
 from kronfx.compress.criteria import CRITERIA, Known
 from kronfx.compress.options import PruneOptions
 from kronfx.compress.record import Record
@@ -43,7 +44,8 @@ def ranked(record: Record, options: PruneOptions) -> Ranked:
         path = criterion.path(Known(W.to(H), H, moments.gg.to(H), subject.grid))
         floor = options.floor if moments.rows else 1.0
         area = subject.grid.m2 * subject.grid.n2
-        candidates.append(Candidate(subject.site, path.to("cpu"), area, floor))
+        gone = ~kron.block_mask(W, subject.grid).cpu()
+        candidates.append(Candidate(subject.site, path.to("cpu"), area, floor, gone))
     return Ranked(subject.site, tuple(candidates), worth=record.worth)
 
 

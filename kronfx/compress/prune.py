@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kronfx import kron
 from kronfx.compress.calibration import Fisher
 from kronfx.compress.candidates import Ranked, choice, ranked
 from kronfx.compress.criteria import CRITERIA
@@ -115,8 +116,9 @@ def _written(record: Record, survivors: Survivors, options: PruneOptions) -> Pru
     blocks, zero = (
         sum(int(count(stays).sum()) for stays in survivors.kept) for count in (torch.ones_like, torch.logical_not)
     )
+    before = sum(int((~kron.block_mask(W, subject.grid)).sum()) for W in dense)
     site, share = subject.site, lost / whole if whole else 0.0
-    return PrunedLayer(site.name, site.m, site.n, subject.grid.block, blocks, zero, share)
+    return PrunedLayer(site.name, site.m, site.n, subject.grid.block, blocks, zero, share, before)
 
 
 def _less(

@@ -19,27 +19,30 @@ from kronfx.errors import PruneError
 from kronfx.records import Site
 
 Shares = Literal["global", "uniform", "rows"]
+GONE = -1.0  # the key of a step that takes a block of zeros
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Candidate:
     """A map and the paths of its rows. Its blocks count by ``area``, their entries, and cost by the entry.
 
-    The last ``floor`` of its blocks never go.
+    The last ``floor`` of its blocks never go; those that are ``gone [m1, n1]`` stay so.
     """
 
     site: Site
     path: Path
     area: int
     floor: float = 0.0
+    gone: Tensor | None = None
 
     @property
     def keys(self) -> Tensor:
-        """``[m1, n1]``: at which price an entry each step is taken; infinite for those that never are."""
+        """``[m1, n1]``: at which price an entry each step is taken; ``GONE`` where always, infinite where never."""
         keys = self.path.costs.cummax(dim=1).values / self.area
         staying = math.ceil(self.floor * keys.numel())
         last = keys.flatten().argsort(stable=True)[keys.numel() - staying :]
-        return keys.flatten().index_fill(0, last, torch.inf).view_as(keys)
+        keys = keys.flatten().index_fill(0, last, torch.inf).view_as(keys)
+        return keys if self.gone is None else keys.masked_fill(self.gone.gather(1, self.path.order), GONE)
 
     def kept(self, taken: Tensor) -> Tensor:
         """``[m1, n1]`` booleans: which blocks stay where these steps are taken."""
@@ -62,11 +65,11 @@ def _of_each(candidates: Sequence[Candidate], target: float) -> list[Tensor]:
 
 def _of_rows(candidates: Sequence[Candidate], target: float) -> list[Tensor]:
     """The same share for every row of blocks."""
-    steps = [torch.arange(c.path.order.shape[1], device=c.path.order.device) for c in candidates]
-    return [
-        (step < round(target * len(step))).expand_as(candidate.path.order) & candidate.keys.isfinite()
-        for step, candidate in zip(steps, candidates)
-    ]
+    taken = []
+    for keys in (candidate.keys for candidate in candidates):
+        places = keys.argsort(dim=1, stable=True).argsort(dim=1)
+        taken.append((places < round(target * keys.shape[1])) & keys.isfinite() | (keys == GONE))
+    return taken
 
 
 SHARES: dict[Shares, Callable[[Sequence[Candidate], float], list[Tensor]]] = {
@@ -83,11 +86,12 @@ def chosen(candidates: Sequence[Candidate], target: float, shares: Shares) -> li
 
 
 def _cheapest(keys: Tensor, areas: Tensor, target: float, where: str) -> Tensor:
-    """Which steps are taken: the cheapest, of a path the earlier first, as near to the target as whole blocks come."""
+    """Which steps are taken: what is gone, then the cheapest, of a path the earlier first, as near to the target as
+    whole blocks come."""
     order = keys.argsort(stable=True)
     shares = areas[order].cumsum(0) / areas.sum()
     count = int((shares - target).abs().argmin()) + 1
-    count = count if float(shares[0]) < 2 * target else 0
+    count = max(count if float(shares[0]) < 2 * target else 0, int((keys == GONE).sum()))
     possible = int(keys.isfinite().sum())
     if not 0 < count <= possible:
         found = f"target={target:g} of {len(keys)} blocks, of which {possible} may go"

@@ -17,8 +17,9 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class PrunedLayer:
-    """One linear map: how many of its blocks are zero, and the share ``tr(dW H dW^T) / tr(W H W^T)`` of the energy of
-    its outputs that was lost on the calibration data, each layer by itself."""
+    """One linear map: how many of its blocks are zero, how many were ``zero_before``, and the share
+    ``tr(dW H dW^T) / tr(W H W^T)`` of the energy of its outputs that was lost on the calibration data, each layer by
+    itself."""
 
     site: str
     m: int
@@ -27,6 +28,7 @@ class PrunedLayer:
     blocks: int
     zero_blocks: int
     lost: float
+    zero_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,16 @@ class Pruned(Shown):
     def emptied(self) -> tuple[str, ...]:
         """The maps of which nothing is left: their outputs are constant."""
         return tuple(layer.site for layer in self.layers if layer.zero_blocks == layer.blocks)
+
+    @property
+    def ahead(self) -> tuple[str, ...]:
+        """The maps that had more zero blocks before than was asked for; all of them or none where the target is one
+        for all together. Zero blocks stay zero."""
+        if self.shares == "global" and isinstance(self.target, float):
+            before, blocks = sum(x.zero_before for x in self.layers), sum(x.blocks for x in self.layers)
+            return tuple(x.site for x in self.layers) if before > self.target * blocks + 0.5 else ()
+        asked = [self.target[x.site] if isinstance(self.target, dict) else self.target for x in self.layers]
+        return tuple(x.site for x, share in zip(self.layers, asked) if x.zero_before > share * x.blocks + 0.5)
 
     @property
     def how_it_was_done(self) -> str:

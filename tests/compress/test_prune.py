@@ -108,6 +108,25 @@ def test_targets_by_name_and_maps_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "left"),
+    [(0.5, "{0,2} (2)"), ({"0": 0.2, "2": 0.9}, "0"), (0.9, None)],
+)
+def test_blocks_that_are_zero_stay_zero(target: Any, left: str | None) -> None:
+    """At any target; a lower one than there is takes nothing, and says so."""
+    once = kx.prune(mlp(24, 36, 20), inputs(24), target=0.75, block=(4, 4))
+    before = {name: layer.zero_blocks() for name, layer in folded_layers(once).items()}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        twice = kx.prune(once, inputs(24), target=target, block=(4, 4), floor=0.05)
+    sentence = f"kronfx.prune at {target}: {left} had more zero blocks; they stay zero"
+    assert [str(each.message) for each in said] == ([sentence] if left else [])
+    for (name, first), second in zip(folded_layers(once).items(), folded_layers(twice).values()):
+        found, left_before = (W.view(len(W) // 4, 4, -1, 4).ne(0).any(3).any(1) for W in (second.weight, first.weight))
+        assert not (found & ~left_before).any()
+        assert second.zero_blocks() == before[name] or target != 0.5
+
+
+@pytest.mark.parametrize(
     ("model", "batch", "block"),
     [
         (attention, lambda: torch.randn(8, 5, 16), (4, 4)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import kronfx as kx
 from kronfx.compress.path import Path
-from kronfx.compress.share import Candidate, chosen
+from kronfx.compress.share import Candidate, Shares, chosen
 from kronfx.records import Site
 
 
@@ -75,6 +76,25 @@ def test_blocks_count_by_their_entries() -> None:
     stays = chosen([large, small], 0.5, "global")
     gone = 12 * int((~stays[0]).sum()) + 4 * int((~stays[1]).sum())
     assert abs(gone - 48) <= 6
+
+
+@pytest.mark.parametrize("shares", ["global", "uniform", "rows"])
+@pytest.mark.parametrize("target", [0.1, 0.3, 0.8])
+def test_what_is_gone_stays_so_and_counts(shares: Shares, target: float) -> None:
+    gone = torch.rand(4, 10, generator=torch.Generator().manual_seed(1)) < 0.4
+    (kept,) = chosen([replace(candidate("a", 4, 10, 0), gone=gone)], target, shares)
+    assert not (kept & gone).any()
+    if shares == "rows":
+        assert torch.equal((~kept).sum(1), gone.sum(1).clamp_min(round(10 * target)))
+    else:
+        assert int((~kept).sum()) == max(int(gone.sum()), round(40 * target))
+
+
+def test_a_floor_brings_nothing_back() -> None:
+    gone = torch.zeros(2, 5, dtype=torch.bool)
+    gone[0, :4] = True
+    (kept,) = chosen([replace(candidate("a", 2, 5, 0, floor=0.8), gone=gone)], 0.2, "global")
+    assert torch.equal(kept, ~gone)
 
 
 @pytest.mark.parametrize(("target", "floor"), [(0.9, 0.5), (0.01, 0.0)])
