@@ -109,8 +109,7 @@ def encoder(folder: Path, title: str, given: argparse.Namespace) -> Task:
         return sentences.batches(model, random.Random(seed).sample(learned, 128), BATCH)
 
     lessons = sentences.lessons(model, learned, given.steps)
-    teaching = {"loss": sentences.taught_by(model), "lr": 5e-4}
-    quality = partial(sentences.retrieval, pairs=judges)
+    teaching, quality = {"loss": sentences.taught_by(model)}, partial(sentences.retrieval, pairs=judges)
     return Task(title, model, "bert.encoder.*", calibration, lessons, teaching, "docstrings found", quality)
 
 
