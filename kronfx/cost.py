@@ -16,7 +16,6 @@ from kronfx.records import EVALUATIONS, Evaluation, KroneckerShape, Rates
 
 REUSED = 2**23  # entries: 32 MB of float32, the most that glibc reuses; what is larger comes page by page
 KEPT = 2**20  # entries between the two products up to which autograd keeps them; more are formed in portions, twice
-NARROW = 8  # columns of a block up to which the rows of W's blocks are turned at once, in float32
 FEW = 512  # rows of which fewer are kept up to twice as many entries: portions of them would be too small
 Price = Callable[["Work"], tuple[int, int]]
 
@@ -100,7 +99,7 @@ def step(shape: KroneckerShape, rank: int, rows: int, evaluation: Evaluation, ta
     counted = work(shape, rank, rows, evaluation, taps)
     x, y, W = rows * shape.n // taps, rows * shape.m, shape.m * shape.n
     if evaluation == "materialize":
-        return Step(3 * counted.forward, 3 * (x + y) + (8 if shape.n2 <= NARROW else 10) * W, 6)
+        return Step(3 * counted.forward, 3 * (x + y) + 8 * W, 6)
     if not is_portioned(counted.intermediate, rows):  # autograd's way
         multiply_adds, products = 3 * counted.forward, 6
         entries = 7 * counted.intermediate + 4 * (x + y)

@@ -41,7 +41,7 @@ def training_step(block: Block, rank: int, rows: int, rates: kx.Rates) -> int:
     m1, n1, m2, n2 = block
     x, y, W = rows * n1 * n2, rows * m1 * m2, m1 * m2 * n1 * n2
     (a_macs, _, a_inner), (b_macs, _, b_inner), (w_macs, _, _) = products(block, rank, rows)
-    steps = [(3 * w_macs, 3 * (x + y) + 10 * W, 6)]
+    steps = [(3 * w_macs, 3 * (x + y) + 8 * W, 6)]
     for macs, inner, summed, once, weight in ((a_macs, a_inner, y, x, 20), (b_macs, b_inner, x, y, 17)):
         if inner < LARGE * (1 if rows >= FEW else 2):
             steps.append((3 * macs, weight * (7 * inner + 4 * (x + y)) // 20, 6))
