@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,6 +111,20 @@ def assert_dense_output(layer: KroneckerLinear, x: Tensor, y: Tensor) -> None:
     magnitude = F.linear(x.double().abs(), uncancelled, None if bias is None else bias.abs())
     terms = layer.rank * layer.shape.n
     assert_near(y.detach(), F.linear(x.double(), W, bias), magnitude, layer.S.dtype, terms)
+
+
+def assert_every_derivative(call: Callable[..., Tensor], primals: tuple[Tensor, ...]) -> Tensor:
+    """Of ``call``, in float64: against differences, twice and forward, under a transform as without one. Returns its
+    value."""
+    assert torch.autograd.gradcheck(call, primals, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, primals)
+    tangents = tuple(torch.randn_like(primal) for primal in primals)
+    value, pushed = torch.func.jvp(call, primals, tangents)
+    with torch.autograd.forward_ad.dual_level():
+        duals = (torch.autograd.forward_ad.make_dual(*pair) for pair in zip(primals, tangents))
+        found = torch.autograd.forward_ad.unpack_dual(call(*duals)).tangent
+        torch.testing.assert_close(found, pushed, atol=1e-10, rtol=1e-10)
+    return value
 
 
 # Float32 factors from an SVD and two products: about 1e-6 a layer, relative to the outputs, which are of order 1.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import dense, random_factors, random_input
+from oracles import assert_every_derivative, dense, random_factors, random_input
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -135,13 +135,7 @@ def test_derivatives_of_every_kind(evaluation: Evaluation) -> None:
         return torch.func.functional_call(layer, given, x)  # type: ignore[no-any-return]
 
     primals = (x, layer.S, layer.A, layer.B)
-    assert torch.autograd.gradcheck(call, primals, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, primals)
-    tangents = tuple(torch.randn_like(primal) for primal in primals)
-    y, pushed = torch.func.jvp(call, primals, tangents)
-    with torch.autograd.forward_ad.dual_level():
-        duals = (torch.autograd.forward_ad.make_dual(*pair) for pair in zip(primals, tangents))
-        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(call(*duals)).tangent, pushed, **EXACT)
+    y = assert_every_derivative(call, primals)
     each = torch.func.vmap(torch.func.grad(lambda x: call(x, *primals[1:]).square().sum()))(x)
     torch.testing.assert_close(each, torch.autograd.grad(y.square().sum(), x)[0], **EXACT)
 

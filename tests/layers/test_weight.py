@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import assert_near, dense, random_factors
+from oracles import assert_every_derivative, assert_near, dense, random_factors
 from torch import Tensor
 
 from kronfx import kron
@@ -87,13 +87,7 @@ def test_derivatives_of_every_kind(turned: list[tuple[int, ...]]) -> None:
     def call(*given: Tensor) -> Tensor:
         return formed_weight(Factors(*given))
 
-    assert torch.autograd.gradcheck(call, primals, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, primals)
-    tangents = tuple(torch.randn_like(primal) for primal in primals)
-    W, pushed = torch.func.jvp(call, primals, tangents)
-    with torch.autograd.forward_ad.dual_level():
-        duals = (torch.autograd.forward_ad.make_dual(*pair) for pair in zip(primals, tangents))
-        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(call(*duals)).tangent, pushed, **CLOSE)
+    W = assert_every_derivative(call, primals)
     stacked = torch.func.vmap(call)(*(torch.stack([primal, 2 * primal]) for primal in primals))
     torch.testing.assert_close(stacked, torch.stack([W, 8 * W]), **CLOSE)
     assert turned
