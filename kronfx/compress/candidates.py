@@ -27,6 +27,11 @@ class Ranked:
     worth: float = 0.0
 
     @property
+    def zero_blocks(self) -> int:
+        """How many of the map's blocks are zero already."""
+        return sum(int(candidate.gone.sum()) for candidate in self.candidates)
+
+    @property
     def refusal(self) -> Refusal:
         """The reason, for the report."""
         return Refusal(self.site.name, self.site.kind, (self.site.m, self.site.n), self.reason)
@@ -45,7 +50,7 @@ def ranked(record: Record, options: PruneOptions) -> Ranked:
         floor = options.floor if moments.rows else 1.0
         area = subject.grid.m2 * subject.grid.n2
         gone = ~kron.block_mask(W, subject.grid).cpu()
-        candidates.append(Candidate(subject.site, path.to("cpu"), area, floor, gone))
+        candidates.append(Candidate(subject.site, path.to("cpu"), area, gone, floor))
     return Ranked(subject.site, tuple(candidates), worth=record.worth)
 
 

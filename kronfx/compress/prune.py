@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kronfx import kron
 from kronfx.compress.calibration import Fisher
 from kronfx.compress.candidates import Ranked, choice, ranked
 from kronfx.compress.criteria import CRITERIA
@@ -66,7 +65,7 @@ def prune(
                 if kept[number]:
                     bias = None if record.bias is None else copy.model.get_parameter(names[record.bias])
                     left.append(Survivors(record.map, copy.maps[number], kept[number], record.bias, bias))
-                    done.append(_written(record, left[-1], options))
+                    done.append(_written(record, left[-1], found[number].zero_blocks, options))
     if options.refit == "prefix" and CRITERIA[options.how].refits:
         for copy, left in zip(copies, survivors):
             trained, pruned = (Forwards(each, batches, options.loss) for each in (model, copy.model))
@@ -96,8 +95,8 @@ def _chosen(
     )
 
 
-def _written(record: Record, survivors: Survivors, options: PruneOptions) -> PrunedLayer:
-    """Write what stays of a map into its copy, and into the bias the mean of what went."""
+def _written(record: Record, survivors: Survivors, before: int, options: PruneOptions) -> PrunedLayer:
+    """Write what stays of a map into its copy, and into the bias the mean of what went; ``before`` blocks were zero."""
     subject, bias, centred = survivors.pruned, survivors.bias, record.bias is not None
     dense = record.map.weights
     weights = [
@@ -116,7 +115,6 @@ def _written(record: Record, survivors: Survivors, options: PruneOptions) -> Pru
     blocks, zero = (
         sum(int(count(stays).sum()) for stays in survivors.kept) for count in (torch.ones_like, torch.logical_not)
     )
-    before = sum(int((~kron.block_mask(W, subject.grid)).sum()) for W in dense)
     site, share = subject.site, lost / whole if whole else 0.0
     return PrunedLayer(site.name, site.m, site.n, subject.grid.block, blocks, zero, share, before)
 

@@ -32,8 +32,8 @@ class Candidate:
     site: Site
     path: Path
     area: int
+    gone: Tensor
     floor: float = 0.0
-    gone: Tensor | None = None
 
     @property
     def keys(self) -> Tensor:
@@ -42,7 +42,7 @@ class Candidate:
         staying = math.ceil(self.floor * keys.numel())
         last = keys.flatten().argsort(stable=True)[keys.numel() - staying :]
         keys = keys.flatten().index_fill(0, last, torch.inf).view_as(keys)
-        return keys if self.gone is None else keys.masked_fill(self.gone.gather(1, self.path.order), GONE)
+        return keys.masked_fill(self.gone.gather(1, self.path.order), GONE)
 
     def kept(self, taken: Tensor) -> Tensor:
         """``[m1, n1]`` booleans: which blocks stay where these steps are taken."""

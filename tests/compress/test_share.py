@@ -19,9 +19,8 @@ from kronfx.records import Site
 def candidate(name: str, m1: int, n1: int, seed: int, area: int = 4, floor: float = 0.0) -> Candidate:
     generator = torch.Generator().manual_seed(seed)
     order = torch.stack([torch.randperm(n1, generator=generator) for _ in range(m1)])
-    return Candidate(
-        Site(name, "Linear", 2 * m1, 2 * n1), Path(order, torch.rand(m1, n1, generator=generator)), area, floor
-    )
+    site, path = Site(name, "Linear", 2 * m1, 2 * n1), Path(order, torch.rand(m1, n1, generator=generator))
+    return Candidate(site, path, area, torch.zeros(m1, n1, dtype=torch.bool), floor)
 
 
 def by_heap(candidates: list[Candidate], count: int) -> set[tuple[int, int, int]]:
@@ -66,7 +65,7 @@ def test_every_map_or_every_row_has_its_share() -> None:
 
 def test_a_floor_stays_in_every_map() -> None:
     cheap = candidate("cheap", 2, 5, 0, floor=0.3)
-    cheap = Candidate(cheap.site, Path(cheap.path.order, cheap.path.costs / 1e6), cheap.area, cheap.floor)
+    cheap = replace(cheap, path=Path(cheap.path.order, cheap.path.costs / 1e6))
     stays = chosen([cheap, candidate("dear", 2, 5, 1, floor=0.3)], 0.6, "global")
     assert [int(kept.sum()) for kept in stays] == [3, 5]
 
